@@ -1,0 +1,1 @@
+//! Block backend: engine, sinks, service.

@@ -1,0 +1,1 @@
+//! Domains as processes on any Linux.

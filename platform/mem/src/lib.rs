@@ -1,0 +1,1 @@
+//! Memory shared with a domain that is not trusted.

@@ -1,0 +1,1 @@
+//! Domains as values in one process, with an adversary.

@@ -1,0 +1,1 @@
+//! The lock-free shared request/response ring and the byte ring.
