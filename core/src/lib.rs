@@ -6,6 +6,7 @@
 pub mod ids;
 pub mod mem;
 pub mod platform;
+pub mod store;
 pub mod wire;
 
 pub use ids::{DomId, EvtchnPort, GrantRef, Handle, RequestId, Sector, SectorCount};
