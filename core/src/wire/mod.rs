@@ -48,5 +48,8 @@ macro_rules! open_enum {
 }
 
 pub mod blkif;
+pub mod event_channel;
+pub mod grant_table;
 pub mod vbd;
+pub mod xenbus;
 pub mod xs_wire;
