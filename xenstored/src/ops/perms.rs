@@ -1,0 +1,81 @@
+//! Permissions.
+
+use ringfence_core::DomId;
+use ringfence_core::store::Perm;
+use ringfence_core::wire::xs_wire::Errno;
+
+use super::{OK, Request};
+use crate::path::canonicalize_special;
+use crate::perms::{Life, NodePerms};
+use crate::store::Store;
+
+impl Store {
+    fn life(&self, domid: DomId) -> Life {
+        self.domains
+            .get(&domid)
+            .map_or(Life::FIRST, |domain| domain.life)
+    }
+
+    pub(super) fn get_perms(&mut self, request: &mut Request<'_>) -> Result<Vec<u8>, Errno> {
+        let path = canonicalize_special(request.caller.who.domid, request.one()?)?;
+        let perms = self.nodes(request).readable(&path)?.perms.clone();
+        let mut answer = Vec::new();
+        for (at, entry) in perms.entries().iter().enumerate() {
+            // An entry of an earlier life means nobody.
+            if at == 0 || entry.who.life == self.life(entry.who.domid) {
+                let perm = Perm {
+                    domid: entry.who.domid,
+                    access: entry.access,
+                };
+                answer.extend_from_slice(perm.text().as_bytes());
+                answer.push(0);
+            }
+        }
+        Ok(answer)
+    }
+
+    pub(super) fn set_perms(&mut self, request: &mut Request<'_>) -> Result<Vec<u8>, Errno> {
+        let strings = request.list()?;
+        let (path, list) = strings.split_first().ok_or(Errno::Inval)?;
+        let caller = request.caller;
+        let path = canonicalize_special(caller.who.domid, path)?;
+        let list: Vec<_> = list
+            .iter()
+            .map(|text| Perm::parse(text).ok_or(Errno::Inval))
+            .collect::<Result<_, _>>()?;
+        if list.len() > self.limits_of(caller.who.domid).perms
+            && !cfg!(ringfence_weaken = "quota_perms")
+        {
+            return Err(Errno::NoSpc);
+        }
+        let new = NodePerms::from_list(&list, |domid| {
+            let known = caller.is_privileged()
+                || self.is_introduced(domid)
+                || cfg!(ringfence_weaken = "xsa_417");
+            if domid == caller.who.domid {
+                caller.who.life
+            } else if known {
+                self.life(domid)
+            } else {
+                Life::NEVER
+            }
+        })?;
+        let mut nodes = self.nodes(request);
+        let Some(node) = nodes.view.get(&path)? else {
+            return Err(nodes.missing(&path));
+        };
+        if !(node.perms.is_owner(&caller) || cfg!(ringfence_weaken = "xsa_353")) {
+            return Err(Errno::Acces);
+        }
+        let given = new.owner().domid != node.perms.owner().domid;
+        if given && !caller.is_privileged() && !cfg!(ringfence_weaken = "xsa_352") {
+            return Err(Errno::Perm);
+        }
+        let mut changed = (*node).clone();
+        changed.perms = new;
+        nodes.fits(&changed)?;
+        nodes.view.put(&path, changed);
+        nodes.view.changed(&path, false, Some(node.perms.clone()));
+        Ok(OK.to_vec())
+    }
+}
