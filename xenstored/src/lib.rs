@@ -26,6 +26,7 @@ mod outgoing;
 mod path;
 mod perms;
 mod quota;
+pub mod ring;
 mod store;
 mod transaction;
 mod tree;
