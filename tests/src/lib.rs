@@ -1,1 +1,3 @@
 //! Cross-crate suites.
+
+pub mod mem;
