@@ -1,2 +1,48 @@
-//! Build, test and measure.
-fn main() {}
+//! Build, test and measure: `cargo xtask --help`.
+#![forbid(unsafe_code)]
+
+mod abi;
+mod bench;
+mod ci;
+mod counts;
+mod fuzz;
+mod json;
+mod libtest;
+mod licences;
+mod no_std;
+mod process;
+mod programs;
+mod test;
+mod weaken;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// Build, test and measure Ringfence.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+enum Command {
+    /// Run every test, group by group
+    Test(test::Options),
+    /// Compare our wire structs with the public headers of Xen
+    Abi,
+    /// Take one check away at a time and see that its tests notice
+    Weaken(weaken::Options),
+    /// Format, lints, docs, licences, abi, tests, weaken
+    Ci,
+    /// Measure, with the peers in the same run
+    Bench(bench::Options),
+    /// Fuzz the parsers
+    Fuzz(fuzz::Options),
+}
+
+fn main() -> Result<()> {
+    match Command::parse() {
+        Command::Test(options) => test::run(&options),
+        Command::Abi => abi::run(),
+        Command::Weaken(options) => weaken::run(&options),
+        Command::Ci => ci::run(),
+        Command::Bench(options) => bench::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
+    }
+}

@@ -1,0 +1,49 @@
+//! `cargo xtask bench`: we and the peers in the same run. The benches are a workspace of their own, for what peers need.
+
+use crate::process::{cargo, root, run as run_command};
+use anyhow::{Result, bail};
+use std::path::PathBuf;
+
+/// Options of `bench`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// What to measure
+    what: What,
+    /// Write the rows to this file too
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum What {
+    /// The ring between two processes, against the C macros
+    Ring,
+    /// Reads of 4 KiB through front and back, against vhost-user-blk
+    Block,
+}
+
+/// Builds and runs one bench.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let manifest = root().join("benches/Cargo.toml");
+    if !manifest.is_file() {
+        bail!("{} is not there", manifest.display());
+    }
+    let package = match options.what {
+        What::Ring => "ring-bench",
+        What::Block => "block-bench",
+    };
+    let mut command = cargo();
+    command.args([
+        "run",
+        "--quiet",
+        "--release",
+        "--package",
+        package,
+        "--manifest-path",
+    ]);
+    command.arg(manifest).arg("--");
+    if let Some(file) = &options.json {
+        command.arg("--json").arg(std::path::absolute(file)?);
+    }
+    run_command(&mut command)
+}
