@@ -1,3 +1,4 @@
 //! Cross-crate suites.
 
 pub mod mem;
+pub mod xenstore;

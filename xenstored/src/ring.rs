@@ -107,7 +107,8 @@ impl<M: SharedMem + Clone> RingServer<M> {
     /// Moves everything that can move now, in both directions. Returns whether to ring the domain's doorbell. An error is
     /// latched; the connection is closed then, and only a domain that asks for a reset of its ring is served again.
     pub fn service(&mut self, store: &mut Store) -> Result<bool, RingError> {
-        let reset = self.mem.load_u32(CONNECTION) == RECONNECT;
+        // A released domain has no second life on its old page.
+        let reset = self.mem.load_u32(CONNECTION) == RECONNECT && store.is_introduced(self.domid);
         if reset {
             self.reset(store);
         }
