@@ -15,8 +15,8 @@ mod programs;
 mod test;
 mod weaken;
 
-use anyhow::Result;
 use clap::Parser;
+use std::process::ExitCode;
 
 /// Build, test and measure Ringfence.
 #[derive(Parser)]
@@ -36,13 +36,21 @@ enum Command {
     Fuzz(fuzz::Options),
 }
 
-fn main() -> Result<()> {
-    match Command::parse() {
+fn main() -> ExitCode {
+    let result = match Command::parse() {
         Command::Test(options) => test::run(&options),
         Command::Abi => abi::run(),
         Command::Weaken(options) => weaken::run(&options),
         Command::Ci => ci::run(),
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without the backtrace that anyhow adds when RUST_BACKTRACE is set for the tests.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
