@@ -1,2 +1,2 @@
-//! The ringfence command.
+//! The `ringfence` command.
 fn main() {}

@@ -1,0 +1,203 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::disk::DiskSpec;
+
+/// Xen's split drivers, with domains as processes.
+#[derive(Debug, Parser)]
+#[command(name = "ringfence", version, about)]
+pub struct Cli {
+    /// Where the broker's sockets are [default: /run/ringfence as root, else $XDG_RUNTIME_DIR/ringfence]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the broker: the store, the event channels, and every domain's process
+    Host,
+    /// Run an isolated backend domain until it ends
+    DriverDomain(DriverDomain),
+    /// Run a guest with block devices until it ends
+    Guest(Guest),
+    /// Attach a disk to a guest, also while it runs
+    BlockAttach {
+        /// The guest's name
+        guest: String,
+        /// The disk as xl or xm write it, e.g. format=raw,vdev=xvda,access=rw,backend=blk0,target=/img
+        #[arg(value_name = "DISK")]
+        disk: DiskSpec,
+    },
+    /// Detach a disk from a guest
+    BlockDetach {
+        /// The guest's name
+        guest: String,
+        /// The disk's name or number, e.g. xvda
+        vdev: String,
+    },
+    /// List the disks of a guest, or of all
+    BlockList {
+        /// The guest's name
+        guest: Option<String>,
+        /// One JSON object instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read and write XenStore as the control domain
+    #[command(subcommand)]
+    Xenstore(Xenstore),
+    /// End the broker and every domain of it
+    Shutdown,
+    /// What a domain's process runs; started by the broker only
+    #[command(subcommand, hide = true)]
+    DomainMain(DomainMain),
+}
+
+/// `driver-domain`
+#[derive(Clone, Debug, Args)]
+pub struct DriverDomain {
+    /// The domain's name, for backend= of disks
+    pub name: String,
+    /// How the process runs
+    #[command(flatten)]
+    pub options: BackendOptions,
+    /// Whether the broker starts the process again when it dies
+    #[arg(long, value_enum, default_value_t = Restart::Never)]
+    pub restart: Restart,
+    /// Print what the sandbox lets through, tried from inside, and exit
+    #[arg(long)]
+    pub probe_sandbox: bool,
+}
+
+/// What the process of a driver domain is told.
+#[derive(Clone, Debug, Args)]
+pub struct BackendOptions {
+    /// Confine the process before it serves anybody
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    pub sandbox: Switch,
+    /// How the worker waits for work
+    #[arg(long, value_enum, default_value_t = Wait::Block)]
+    pub wait: Wait,
+}
+
+/// On or off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+/// How to wait for work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Wait {
+    /// Sleep until an event.
+    Block,
+    /// Spin for a short while, then sleep.
+    Spin,
+    /// Never sleep.
+    Poll,
+}
+
+/// When the broker starts a dead domain's process again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Restart {
+    /// Never.
+    Never,
+    /// When it did not exit by itself with 0.
+    OnFailure,
+}
+
+/// `guest`
+#[derive(Clone, Debug, Args)]
+pub struct Guest {
+    /// The domain's name
+    pub name: String,
+    /// A disk as xl or xm write it; may be given several times
+    #[arg(long = "disk", value_name = "DISK")]
+    pub disks: Vec<DiskSpec>,
+    /// What it does
+    #[command(flatten)]
+    pub work: GuestWork,
+}
+
+/// What a guest does with its disks.
+#[derive(Clone, Debug, Args)]
+pub struct GuestWork {
+    /// Copy one disk to another and read both back, e.g. xvda=xvdb
+    #[arg(long, value_name = "FROM=TO", conflicts_with = "nbd_export")]
+    pub copy: Option<String>,
+    /// Requests in flight while copying
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=32))]
+    pub depth: u16,
+    /// Serve a disk over NBD on a Unix socket, e.g. xvda=/path/to.sock; may be given several times
+    #[arg(long = "nbd-export", value_name = "VDEV=SOCKET")]
+    pub nbd_export: Vec<String>,
+    /// Write what was counted to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+/// `xenstore`
+#[derive(Clone, Debug, Subcommand)]
+pub enum Xenstore {
+    /// Print a node and everything below it
+    Ls {
+        /// Where to begin
+        #[arg(default_value = "/")]
+        path: String,
+    },
+    /// Print a node's value
+    Read {
+        /// The node
+        path: String,
+    },
+    /// Write a node
+    Write {
+        /// The node
+        path: String,
+        /// Its value
+        value: String,
+    },
+    /// Remove a node and everything below it
+    Rm {
+        /// The node
+        path: String,
+    },
+    /// Print the names of a node's children
+    List {
+        /// The node
+        path: String,
+    },
+}
+
+/// What a domain's process runs.
+#[derive(Clone, Debug, Subcommand)]
+pub enum DomainMain {
+    /// A driver domain
+    DriverDomain {
+        /// How it runs
+        #[command(flatten)]
+        options: BackendOptions,
+        /// Try to get out instead of serving
+        #[arg(long)]
+        probe_sandbox: bool,
+    },
+    /// A guest
+    Guest {
+        /// The numbers of its disks, in the order of the command line
+        #[arg(long = "vdev")]
+        vdevs: Vec<u32>,
+        /// What it does
+        #[command(flatten)]
+        work: GuestWork,
+    },
+}

@@ -1,0 +1,4 @@
+//! The `ringfence` command: what its subcommands do.
+
+pub mod args;
+pub mod disk;
