@@ -35,6 +35,8 @@
 //! ```
 
 mod client;
+#[cfg(test)]
+mod client_tests;
 mod connection;
 mod error;
 mod field;
