@@ -1,4 +1,5 @@
 //! Cross-crate suites.
 
+pub mod fuzz;
 pub mod mem;
 pub mod xenstore;

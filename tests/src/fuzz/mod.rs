@@ -1,0 +1,4 @@
+//! Fuzz targets as plain functions: run over a corpus on stable, and by cargo-fuzz where there is a nightly.
+
+pub mod store_client;
+pub mod xenstored;
