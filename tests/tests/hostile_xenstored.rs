@@ -115,6 +115,32 @@ fn xsa_206_a_held_transaction_does_not_hold_for_ever() {
 }
 
 #[test]
+fn xsa_206_a_held_transaction_ends_with_its_domain() {
+    let mut world = World::new();
+    let (victim, guest) = (world.guest(1), world.guest(2));
+    world.write(world.dom0, 0, "/shared", b"").unwrap();
+    world.chmod(world.dom0, 0, "/shared", &["b0"]).unwrap();
+    for _ in 0..4 {
+        let tx = world.start(victim).unwrap();
+        world.read(victim, tx, "/shared").unwrap();
+        let write = message(Op::WRITE, 9, 0, b"/shared\0x");
+        world.store.feed(guest, &write);
+        if world.drain(guest).is_empty() {
+            break;
+        }
+        let _ = world.commit(victim, tx);
+    }
+    // Asked over the wire, so that one request is under way while another goes on.
+    assert_eq!(
+        world.ask(world.dom0, Op::RELEASE, 0, b"1\0").unwrap(),
+        b"OK\0"
+    );
+    assert_eq!(world.drain(guest), [Ok(b"OK\0".to_vec())]);
+    assert_eq!(world.store.next_deadline(), None);
+    world.alive();
+}
+
+#[test]
 fn xsa_233_tearing_down_a_stub_domain_twice() {
     let mut world = World::new();
     world.guest(1);

@@ -114,6 +114,10 @@ impl Store {
             return false;
         }
         let payload = payload.to_vec();
+        // Done with before it is begun: a release may look at every connection again, this one among them.
+        if let Some(connection) = self.conns.get_mut(&conn) {
+            connection.done();
+        }
         let (answer, changes, registered) = self.answer(conn, header, &payload);
         if let Some(connection) = self.conns.get_mut(&conn) {
             let reply = |op, payload: &[u8]| message(op, header.req_id, header.tx_id, &[payload]);
@@ -131,7 +135,6 @@ impl Store {
                     &[errno.name().as_bytes(), b"\0"],
                 ),
             });
-            connection.done();
         }
         self.fire(&changes);
         if let Some(watch) = registered {
