@@ -5,6 +5,7 @@ mod abi;
 mod bench;
 mod ci;
 mod counts;
+mod demo;
 mod fuzz;
 mod json;
 mod libtest;
@@ -22,6 +23,8 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 enum Command {
+    /// Copy a disk through a driver domain and let others check the copy
+    Demo(demo::Options),
     /// Run every test, group by group
     Test(test::Options),
     /// Compare our wire structs with the public headers of Xen
@@ -38,6 +41,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Command::parse() {
+        Command::Demo(options) => demo::run_demo(&options),
         Command::Test(options) => test::run(&options),
         Command::Abi => abi::run(),
         Command::Weaken(options) => weaken::run(&options),
