@@ -1,1 +1,53 @@
-//! Block backend: engine, sinks, service.
+//! The backend of paravirtual disks, `xen/io/blkif.h`.
+//!
+//! * [`engine`]: one ring and one disk: requests in, responses out. `no_std` with an allocator, cannot panic.
+//! * [`sink`]: where the data lives: [`sink::DiskIo`] is what a disk implements, [`sink::Disk`] what the engine uses.
+//! * `service` (feature `std`): finds devices in XenStore, connects them, runs their engines.
+//!
+//! A request's life is types passed by value: [`Taken`](ringfence_ring::Taken) → [`request::Op`] → [`ticket::Ticket`] →
+//! answered. Neither data nor indirect pages are ever mapped: segments are copied by the hypervisor between the guest's pages
+//! and private buffers.
+#![cfg_attr(not(any(test, feature = "std")), no_std)]
+#![deny(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+extern crate alloc;
+
+pub mod buffer;
+pub mod engine;
+pub mod error;
+mod grants;
+pub mod journal;
+pub mod request;
+pub mod sink;
+pub mod stats;
+pub mod ticket;
+
+pub use engine::{Engine, Progress};
+pub use error::{AttachError, EngineError, IoError, Refusal};
+pub use sink::{Disk, DiskIo, Geometry};
+pub use stats::{Snapshot, Stats};
+
+use ringfence_core::wire::blkif::{RequestNative, ResponseNative};
+use ringfence_ring::{Field, Protocol};
+
+/// The layout of x86_64 and arm: 112-byte entries.
+#[derive(Clone, Copy, Debug)]
+pub struct BlkifNative;
+
+impl Protocol for BlkifNative {
+    type Request = RequestNative;
+    type Response = ResponseNative;
+    const STRIDE: usize = 112;
+    const RESPONSE_FIELDS: &'static [Field] =
+        &[Field::new(0, 8), Field::new(8, 1), Field::new(10, 2)];
+}

@@ -1,0 +1,135 @@
+//! The user's side of a disk.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+use ringfence_core::ids::{Sector, SectorCount};
+use thiserror::Error;
+
+use super::{DiskIo, Done, Geometry, Io, IoOp};
+use crate::error::Refusal;
+use crate::stats::Stats;
+
+/// Why a disk did not take a request; the request comes back.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Rejected {
+    /// No room: reap first.
+    #[error("disk is busy")]
+    Busy(Io),
+    /// The disk cannot do that.
+    #[error("{why}")]
+    Refused {
+        /// The request.
+        io: Io,
+        /// Why.
+        #[source]
+        why: Refusal,
+    },
+}
+
+/// A disk, for those who use one: checks every range and the read-only flag, and counts.
+pub struct Disk {
+    io: Box<dyn DiskIo>,
+    geometry: Geometry,
+    stats: Arc<Stats>,
+}
+
+impl Disk {
+    /// A disk with counters of its own.
+    pub fn new(io: Box<dyn DiskIo>) -> Self {
+        Self::with_stats(io, Arc::default())
+    }
+
+    /// A disk that counts into `stats`.
+    pub fn with_stats(io: Box<dyn DiskIo>, stats: Arc<Stats>) -> Self {
+        let geometry = io.geometry();
+        Self {
+            io,
+            geometry,
+            stats,
+        }
+    }
+
+    /// The same disk, never to be written.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.geometry.read_only = true;
+        self
+    }
+
+    /// What the disk is like.
+    pub const fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Its counters.
+    pub const fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// Whether buffers carry data at all; see [`DiskIo::touches_data`].
+    pub fn touches_data(&self) -> bool {
+        self.io.touches_data()
+    }
+
+    /// Submits a request.
+    pub fn submit(&mut self, io: Io) -> Result<(), Rejected> {
+        match self.check(&io) {
+            Ok(()) => self.io.submit(io).map_err(Rejected::Busy),
+            Err(why) => Err(Rejected::Refused { io, why }),
+        }
+    }
+
+    fn check(&self, io: &Io) -> Result<(), Refusal> {
+        let (sector, write) = match io.op {
+            IoOp::Read(sector) => (sector, false),
+            IoOp::Write(sector) => (sector, true),
+            IoOp::Flush => return Ok(()),
+        };
+        if write && self.geometry.read_only && !cfg!(ringfence_weaken = "blk_read_only") {
+            return Err(Refusal::ReadOnly(ringfence_core::wire::blkif::Op::WRITE));
+        }
+        let bytes = u64::try_from(io.buffer.len()).unwrap_or(u64::MAX);
+        self.geometry
+            .check(sector, SectorCount::new(bytes.div_ceil(Sector::BYTES)))
+    }
+
+    /// Makes sure that everything submitted is on its way.
+    pub fn kick(&mut self) {
+        self.io.kick();
+    }
+
+    /// The next finished request.
+    pub fn reap(&mut self) -> Option<Done> {
+        let done = self.io.reap()?;
+        if done.result.is_ok() {
+            let bytes = u64::try_from(done.io.buffer.len()).unwrap_or(u64::MAX);
+            match done.io.op {
+                IoOp::Read(_) => {
+                    self.stats.reads.add(1);
+                    self.stats.read_bytes.add(bytes);
+                }
+                IoOp::Write(_) => {
+                    self.stats.writes.add(1);
+                    self.stats.write_bytes.add(bytes);
+                }
+                IoOp::Flush => self.stats.flushes.add(1),
+            }
+        }
+        Some(done)
+    }
+
+    /// The descriptor to wait on; see [`DiskIo::wake`].
+    pub fn wake(&self) -> Option<i32> {
+        self.io.wake()
+    }
+}
+
+impl core::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Disk")
+            .field("geometry", &self.geometry)
+            .finish_non_exhaustive()
+    }
+}

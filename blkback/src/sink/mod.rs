@@ -1,0 +1,154 @@
+//! Where the data of a disk lives.
+//!
+//! [`DiskIo`] is the implementor's trait; `tests/src/disk_conformance.rs` says in tests what it promises. Whoever uses a disk
+//! does so through [`Disk`], which has checked every range before the implementor sees it.
+
+mod disk;
+mod memory;
+mod null;
+
+pub use disk::{Disk, Rejected};
+pub use memory::Memory;
+pub use null::Null;
+
+use crate::buffer::Buffer;
+use crate::error::{IoError, Refusal};
+use ringfence_core::ids::{Sector, SectorCount};
+
+/// What a disk is like. Fixed while it is open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Geometry {
+    /// Size.
+    pub sectors: SectorCount,
+    /// Bytes in a logical sector: a power of two of at least 512. Transfers are multiples of it.
+    pub logical: u32,
+    /// Bytes in a physical sector: a multiple of `logical`.
+    pub physical: u32,
+    /// Whether nothing may change it.
+    pub read_only: bool,
+    /// Whether it can make writes durable.
+    pub flush: bool,
+}
+
+impl Geometry {
+    /// A writable disk of `sectors` with sectors of 512 bytes.
+    pub const fn new(sectors: SectorCount) -> Self {
+        Self {
+            sectors,
+            logical: 512,
+            physical: 512,
+            read_only: false,
+            flush: true,
+        }
+    }
+
+    /// Checks that the disk has these sectors and that they are whole logical ones.
+    pub fn check(&self, sector: Sector, count: SectorCount) -> Result<(), Refusal> {
+        let inside = if cfg!(ringfence_weaken = "blk_lba_overflow") {
+            sector.get().wrapping_add(count.get()) <= self.sectors.get()
+        } else {
+            sector
+                .end(count)
+                .is_some_and(|end| end <= Sector::new(self.sectors.get()))
+        };
+        if !(cfg!(ringfence_weaken = "blk_lba_range") || inside) {
+            return Err(Refusal::Range {
+                sector: sector.get(),
+                count: count.get(),
+                capacity: self.sectors.get(),
+            });
+        }
+        let unit = u64::from(self.logical)
+            .checked_div(Sector::BYTES)
+            .unwrap_or(1)
+            .max(1);
+        if sector.get().is_multiple_of(unit) && count.get().is_multiple_of(unit) {
+            return Ok(());
+        }
+        Err(Refusal::Alignment {
+            sector: sector.get(),
+            count: count.get(),
+            logical: self.logical,
+        })
+    }
+}
+
+/// Whose request it is: our slot number. The disk hands it back unchanged.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Tag(u16);
+
+impl Tag {
+    /// Wraps the raw number.
+    pub const fn new(raw: u16) -> Self {
+        Self(raw)
+    }
+
+    /// The raw number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+/// What to do with the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IoOp {
+    /// Fill the buffer from this sector on.
+    Read(Sector),
+    /// Write the buffer from this sector on.
+    Write(Sector),
+    /// Make every write that completed before durable; the buffer is empty.
+    Flush,
+}
+
+/// A request to the disk. Owns its buffer, so that nothing else can touch the bytes while the kernel or a device does.
+#[must_use = "a request that is dropped is never answered"]
+#[derive(Debug)]
+pub struct Io {
+    /// Whose it is.
+    pub tag: Tag,
+    /// What to do.
+    pub op: IoOp,
+    /// The bytes; their number is the transfer's length.
+    pub buffer: Buffer,
+}
+
+/// A finished request.
+#[must_use = "a request that is dropped is never answered"]
+#[derive(Debug)]
+pub struct Done {
+    /// The request with its buffer.
+    pub io: Io,
+    /// What became of it. A read that failed may have filled any part of the buffer.
+    pub result: Result<(), IoError>,
+}
+
+/// A disk, for those who implement one. Completion-based: nothing blocks for longer than a system call takes.
+///
+/// The caller keeps to the geometry: ranges lie inside, nothing is written to a read-only disk. Requests may finish in any
+/// order; those that overlap may be done in any order as well. A flush covers all writes that were reaped before it was
+/// submitted.
+pub trait DiskIo {
+    /// What the disk is like.
+    fn geometry(&self) -> Geometry;
+
+    /// Whether reads fill the buffer and writes look at it. Where not, the engine does not copy either: pages keep what they
+    /// had.
+    fn touches_data(&self) -> bool {
+        true
+    }
+
+    /// Takes a request, or gives it back when there is no room before something was reaped.
+    fn submit(&mut self, io: Io) -> Result<(), Io>;
+
+    /// Makes sure that everything submitted is on its way: one system call, or none.
+    fn kick(&mut self);
+
+    /// The next finished request.
+    fn reap(&mut self) -> Option<Done>;
+
+    /// The descriptor that is readable when [`reap`](Self::reap) may have something; `None` if everything is finished by
+    /// the time [`kick`](Self::kick) returns.
+    fn wake(&self) -> Option<i32> {
+        None
+    }
+}
