@@ -1,0 +1,105 @@
+//! Copies that touch each shared byte exactly once.
+//!
+//! `memcpy` would not do: it may read overlapping words at both ends, and racing with a writer it is no defined access at all.
+
+use core::ptr::NonNull;
+
+/// From how many bytes on a string instruction beats a loop of words.
+#[cfg(target_arch = "x86_64")]
+const BULK: usize = 512;
+
+/// How `len` bytes at `at` divide: bytes up to a multiple of 4, then up to one of 8 in whole `u32`, then the rest.
+fn divide(at: usize, len: usize) -> (usize, usize) {
+    let bytes = (at.wrapping_neg() & 3).min(len);
+    let quad = at.wrapping_add(bytes).wrapping_neg() & 4;
+    (bytes, if quad <= len - bytes { quad } else { 0 })
+}
+
+/// # Safety
+/// `dst.len()` bytes at `from` are readable.
+pub(crate) unsafe fn read(mut from: NonNull<u8>, dst: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if dst.len() >= BULK {
+        // SAFETY: readable as promised, and `dst` is ours; the direction flag is clear by the ABI.
+        unsafe {
+            core::arch::asm!("rep movsb", inout("rcx") dst.len() => _, inout("rdi") dst.as_mut_ptr() => _,
+                inout("rsi") from.as_ptr() => _, options(nostack, preserves_flags));
+        }
+        return;
+    }
+    let (bytes, quad) = divide(from.as_ptr() as usize, dst.len());
+    let (head, rest) = dst.split_at_mut(bytes);
+    let (quad, rest) = rest.split_at_mut(quad);
+    let aligned = (from.as_ptr() as usize + bytes + quad.len()).is_multiple_of(8);
+    let (words, rest) = rest.as_chunks_mut::<8>();
+    let (half, tail) = rest.as_chunks_mut::<4>();
+    // SAFETY: one after another, `dst.len()` bytes in all; `divide` aligned each word, and where too few bytes were left to
+    // come to a multiple of 8 there are no `words`.
+    unsafe {
+        for byte in head {
+            *byte = from.read_volatile();
+            from = from.add(1);
+        }
+        for word in quad.as_chunks_mut::<4>().0 {
+            *word = from.cast::<u32>().read_volatile().to_ne_bytes();
+            from = from.add(4);
+        }
+        debug_assert!(aligned || words.is_empty());
+        for word in words {
+            *word = from.cast::<u64>().read_volatile().to_ne_bytes();
+            from = from.add(8);
+        }
+        for word in half {
+            *word = from.cast::<u32>().read_volatile().to_ne_bytes();
+            from = from.add(4);
+        }
+        for byte in tail {
+            *byte = from.read_volatile();
+            from = from.add(1);
+        }
+    }
+}
+
+/// # Safety
+/// `src.len()` bytes at `to` are writable.
+pub(crate) unsafe fn write(mut to: NonNull<u8>, src: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if src.len() >= BULK {
+        // SAFETY: writable as promised, and `src` is ours; the direction flag is clear by the ABI.
+        unsafe {
+            core::arch::asm!("rep movsb", inout("rcx") src.len() => _, inout("rdi") to.as_ptr() => _,
+                inout("rsi") src.as_ptr() => _, options(nostack, preserves_flags));
+        }
+        return;
+    }
+    let (bytes, quad) = divide(to.as_ptr() as usize, src.len());
+    let (head, rest) = src.split_at(bytes);
+    let (quad, rest) = rest.split_at(quad);
+    let aligned = (to.as_ptr() as usize + bytes + quad.len()).is_multiple_of(8);
+    let (words, rest) = rest.as_chunks::<8>();
+    let (half, tail) = rest.as_chunks::<4>();
+    // SAFETY: as in `read`.
+    unsafe {
+        for byte in head {
+            to.write_volatile(*byte);
+            to = to.add(1);
+        }
+        for word in quad.as_chunks::<4>().0 {
+            to.cast::<u32>().write_volatile(u32::from_ne_bytes(*word));
+            to = to.add(4);
+        }
+        debug_assert!(aligned || words.is_empty());
+        for word in words {
+            to.cast::<u64>().write_volatile(u64::from_ne_bytes(*word));
+            to = to.add(8);
+        }
+        for word in half {
+            to.cast::<u32>().write_volatile(u32::from_ne_bytes(*word));
+            to = to.add(4);
+        }
+        for byte in tail {
+            to.write_volatile(*byte);
+            to = to.add(1);
+        }
+    }
+}
