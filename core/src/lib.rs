@@ -8,6 +8,7 @@ pub mod mem;
 pub mod platform;
 pub mod store;
 pub mod wire;
+pub mod xenbus;
 
 pub use ids::{DomId, EvtchnPort, GrantRef, Handle, RequestId, Sector, SectorCount};
 pub use mem::{PAGE, SharedMem};
