@@ -1,0 +1,6 @@
+//! `ringfence_tests::fuzz::xenstored::xenstored_requests` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(
+    |data: &[u8]| ringfence_tests::fuzz::xenstored::xenstored_requests(data)
+);
