@@ -4,12 +4,24 @@
 //! does so through [`Disk`], which has checked every range before the implementor sees it.
 
 mod disk;
+#[cfg(feature = "std")]
+mod file;
 mod memory;
 mod null;
+#[cfg(feature = "std")]
+mod raw;
+#[cfg(feature = "std")]
+mod uring;
 
 pub use disk::{Disk, Rejected};
+#[cfg(feature = "std")]
+pub use file::File;
 pub use memory::Memory;
 pub use null::Null;
+#[cfg(feature = "std")]
+pub use raw::OpenError;
+#[cfg(feature = "std")]
+pub use uring::{Uring, UringFile};
 
 use crate::buffer::Buffer;
 use crate::error::{IoError, Refusal};

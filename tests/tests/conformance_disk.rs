@@ -1,0 +1,166 @@
+//! Every disk of the block backend against the suite, and what only files can do.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use io_uring::IoUring;
+use ringfence_blkback::Stats;
+use ringfence_blkback::error::IoError;
+use ringfence_blkback::sink::{Disk, DiskIo, File, IoOp, Memory, Null, OpenError, Uring};
+use ringfence_core::ids::{Sector, SectorCount};
+use ringfence_tests::disk_conformance::{self as suite, SECTORS, io, one};
+use rustix::fs::{MemfdFlags, Mode, OFlags, ftruncate, memfd_create, open};
+
+fn image(bytes: u64) -> OwnedFd {
+    let fd = memfd_create("image", MemfdFlags::CLOEXEC).expect("memfd");
+    ftruncate(&fd, bytes).expect("truncate");
+    fd
+}
+
+fn uring() -> Option<Uring> {
+    match IoUring::new(64) {
+        Ok(ring) => Some(Uring::new(ring)),
+        Err(error) => {
+            println!("SKIP io_uring: {error}");
+            None
+        }
+    }
+}
+
+/// A disk on `fd`, and the same by io_uring where there is one.
+fn both(fd: &OwnedFd) -> Vec<Disk> {
+    let stats = Arc::<Stats>::default;
+    let copy = || fd.try_clone().expect("dup");
+    let file = File::new(copy(), false, stats()).expect("a disk");
+    let mut all = vec![Disk::new(Box::new(file))];
+    if let Some(uring) = uring() {
+        let disk = uring.disk(copy(), false, stats()).expect("a disk");
+        all.push(Disk::new(Box::new(disk)));
+    }
+    all
+}
+
+#[test]
+fn memory() {
+    suite::run(&mut || Box::new(Memory::new(SectorCount::new(SECTORS)).expect("room")));
+}
+
+#[test]
+fn null() {
+    suite::run(&mut || Box::new(Null::new(SectorCount::new(SECTORS))));
+}
+
+#[test]
+fn file() {
+    suite::run(&mut || {
+        Box::new(File::new(image(SECTORS * 512), false, Arc::default()).expect("a disk"))
+    });
+}
+
+#[test]
+fn file_by_io_uring() {
+    let Some(uring) = uring() else { return };
+    suite::run(&mut || {
+        let disk = uring.disk(image(SECTORS * 512), false, Arc::default());
+        Box::new(disk.expect("a disk"))
+    });
+}
+
+#[test]
+fn one_io_uring_serves_many_disks_with_one_call_per_batch() {
+    let Some(uring) = uring() else { return };
+    let stats: Vec<Arc<Stats>> = (0..3).map(|_| Arc::default()).collect();
+    let mut disks: Vec<Disk> = stats
+        .iter()
+        .map(|stats| {
+            let disk = uring.disk(image(64 * 512), false, stats.clone());
+            Disk::with_stats(Box::new(disk.expect("a disk")), stats.clone())
+        })
+        .collect();
+    for (seed, disk) in (0..).zip(&mut disks) {
+        for sector in 0..8 {
+            let op = IoOp::Write(Sector::new(sector));
+            disk.submit(io(sector as u16, op, 1, seed * 8 + sector))
+                .expect("room");
+        }
+    }
+    // The first kick tells the kernel of all three disks' requests.
+    for disk in &mut disks {
+        disk.kick();
+    }
+    let calls: u64 = stats
+        .iter()
+        .map(|stats| stats.snapshot().sys_io_uring_enter)
+        .sum();
+    assert_eq!(calls, 1);
+    for (seed, disk) in (0..).zip(&mut disks) {
+        for _ in 0..8 {
+            assert_eq!(suite::next(disk).result, Ok(()));
+        }
+        for sector in 0..8 {
+            let done = one(disk, io(9, IoOp::Read(Sector::new(sector)), 1, 0));
+            let mut expected = [0; 512];
+            suite::pattern(seed * 8 + sector, &mut expected);
+            assert!(
+                done.io.buffer.bytes() == expected,
+                "disk {seed}, sector {sector}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_file_that_lost_its_end_fails_what_is_gone_and_serves_the_rest() {
+    let fd = image(SECTORS * 512);
+    for mut disk in both(&fd) {
+        ftruncate(&fd, 100 * 512 + 300).expect("truncate");
+        let read = |sector| io(1, IoOp::Read(Sector::new(sector)), 8, 0);
+        assert_eq!(one(&mut disk, read(92)).result, Ok(()));
+        let cut = Err(IoError::EndOfFile {
+            done: 4 * 512 + 300,
+            len: 4096,
+        });
+        assert_eq!(one(&mut disk, read(96)).result, cut);
+        let gone = Err(IoError::EndOfFile { done: 0, len: 4096 });
+        assert_eq!(one(&mut disk, read(500)).result, gone);
+        assert_eq!(one(&mut disk, read(0)).result, Ok(()));
+    }
+}
+
+#[test]
+fn what_is_no_disk_is_refused_with_the_reason() {
+    let refused = |fd, read_only| match File::new(fd, read_only, Arc::default()) {
+        Err(error) => error,
+        Ok(disk) => panic!("{:?}", disk.geometry()),
+    };
+    assert_eq!(
+        refused(image(0), false),
+        OpenError::Size {
+            bytes: 0,
+            unit: 512
+        }
+    );
+    assert_eq!(
+        refused(image(1000), false),
+        OpenError::Size {
+            bytes: 1000,
+            unit: 512
+        }
+    );
+    let path = |path: &str, flags| open(path, flags, Mode::empty()).expect("opens");
+    let directory = path("/", OFlags::RDONLY | OFlags::DIRECTORY);
+    assert_eq!(
+        refused(directory, true),
+        OpenError::Kind { kind: "directory" }
+    );
+    let device = path("/dev/null", OFlags::RDWR);
+    assert_eq!(
+        refused(device, false),
+        OpenError::Kind {
+            kind: "character device"
+        }
+    );
+    let executable = std::env::current_exe().expect("a program");
+    let readable = open(&executable, OFlags::RDONLY, Mode::empty()).expect("opens");
+    assert_eq!(refused(readable, false), OpenError::Access);
+}
