@@ -38,18 +38,15 @@ pub(crate) struct Watches {
     by_id: BTreeMap<WatchId, Watch>,
     by_path: BTreeMap<Box<str>, BTreeSet<WatchId>>,
     by_conn: BTreeMap<ConnId, BTreeSet<WatchId>>,
+    by_name: BTreeMap<(ConnId, Box<str>, Box<[u8]>), WatchId>,
     next: WatchId,
 }
 
 impl Watches {
     pub(crate) fn find(&self, conn: ConnId, path: &str, token: &[u8]) -> Option<WatchId> {
-        let ids = self.by_path.get(path)?;
-        let mine = |id: &&WatchId| {
-            self.by_id
-                .get(id)
-                .is_some_and(|watch| watch.conn == conn && *watch.token == *token)
-        };
-        ids.iter().find(mine).copied()
+        self.by_name
+            .get(&(conn, path.into(), token.into()))
+            .copied()
     }
 
     pub(crate) fn add(&mut self, watch: Watch) -> WatchId {
@@ -60,6 +57,8 @@ impl Watches {
             .or_default()
             .insert(id);
         self.by_conn.entry(watch.conn).or_default().insert(id);
+        self.by_name
+            .insert((watch.conn, watch.path.clone(), watch.token.clone()), id);
         self.by_id.insert(id, watch);
         id
     }
@@ -70,6 +69,8 @@ impl Watches {
 
     pub(crate) fn remove(&mut self, id: WatchId) -> Option<Watch> {
         let watch = self.by_id.remove(&id)?;
+        self.by_name
+            .remove(&(watch.conn, watch.path.clone(), watch.token.clone()));
         if let Some(ids) = self.by_path.get_mut(&watch.path) {
             ids.remove(&id);
             if ids.is_empty() {
