@@ -8,6 +8,9 @@ use crate::path::ancestors;
 /// A watch's number, never used again.
 pub(crate) type WatchId = u64;
 
+/// What a client calls a watch by: path and token.
+type Name = (ConnId, Box<str>, Box<[u8]>);
+
 #[derive(Clone, Debug)]
 pub(crate) struct Watch {
     pub(crate) conn: ConnId,
@@ -38,7 +41,7 @@ pub(crate) struct Watches {
     by_id: BTreeMap<WatchId, Watch>,
     by_path: BTreeMap<Box<str>, BTreeSet<WatchId>>,
     by_conn: BTreeMap<ConnId, BTreeSet<WatchId>>,
-    by_name: BTreeMap<(ConnId, Box<str>, Box<[u8]>), WatchId>,
+    by_name: BTreeMap<Name, WatchId>,
     next: WatchId,
 }
 
