@@ -1,0 +1,270 @@
+//! The loop around the export: a listening socket, clients, the disk's descriptors, and one that says when to stop.
+
+use super::blocks::Blocks;
+use super::client::Client;
+use super::export::{ClientId, Export};
+use super::handshake::Offer;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::Mode;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Further clients wait in the socket's backlog.
+const CLIENTS_MAX: usize = 16;
+
+/// Why an export is not served, or no longer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// Somebody listens there.
+    #[error("{} is in use", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The socket could not be made.
+    #[error("cannot listen on {}: {source}", path.display())]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Waiting or accepting failed.
+    #[error("cannot serve: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A listening Unix socket that only its owner may connect to; dropping it removes its file.
+#[derive(Debug)]
+pub struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Listens on `path`, in place of a socket that nobody listens on any more.
+    ///
+    /// # Errors
+    /// Somebody listens there, or the system refuses.
+    pub fn bind(path: &Path) -> Result<Self, ServeError> {
+        let failed = |source: io::Error| ServeError::Listen {
+            path: path.to_owned(),
+            source,
+        };
+        match UnixStream::connect(path) {
+            Ok(_) => {
+                return Err(ServeError::InUse {
+                    path: path.to_owned(),
+                });
+            }
+            // What is not a socket refuses as well, and stays.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused && is_socket(path) => {
+                std::fs::remove_file(path).map_err(failed)?;
+            }
+            Err(_) => {}
+        }
+        let make = || {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            // The file that `bind` makes takes over the mode of the socket.
+            rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR)?;
+            bind(&fd, &SocketAddrUnix::new(path)?)?;
+            listen(&fd, 16)?;
+            Ok::<_, rustix::io::Errno>(fd)
+        };
+        let fd = make().map_err(|errno| failed(errno.into()))?;
+        Ok(Self {
+            socket: UnixListener::from(fd),
+            path: path.to_owned(),
+        })
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// A server of one disk.
+#[derive(Debug)]
+pub struct Server<B> {
+    listener: Listener,
+    offer: Offer,
+    export: Export<B>,
+    clients: Vec<Client>,
+    next_client: u64,
+}
+
+/// What became ready.
+#[derive(Default)]
+struct Ready {
+    listener: bool,
+    stop: bool,
+    clients: Vec<ClientId>,
+}
+
+enum Source {
+    Stop,
+    Listener,
+    Client(ClientId),
+}
+
+impl<B: Blocks> Server<B> {
+    /// Serves `blocks` under `name`, once [`run`](Self::run) is called.
+    pub fn new(listener: Listener, name: &str, blocks: B) -> Self {
+        let export = Export::new(blocks);
+        let offer = Offer {
+            name: name.to_owned(),
+            geometry: export.geometry(),
+        };
+        Self {
+            listener,
+            offer,
+            export,
+            clients: Vec::new(),
+            next_client: 0,
+        }
+    }
+
+    /// Serves clients until `stop` becomes readable; then finishes what is on its way and returns.
+    ///
+    /// # Errors
+    /// Waiting or accepting fails. A client's failure ends that client only.
+    pub fn run(&mut self, stop: BorrowedFd<'_>) -> Result<(), ServeError> {
+        let mut stopping = false;
+        loop {
+            self.turn();
+            if stopping && self.export.is_idle() {
+                return Ok(());
+            }
+            let ready = self.wait((!stopping).then_some(stop))?;
+            if ready.stop {
+                stopping = true;
+                self.clients.iter_mut().for_each(Client::close);
+            }
+            for client in &mut self.clients {
+                if ready.clients.contains(&client.id()) {
+                    client.set_readable();
+                }
+            }
+            if ready.listener && !stopping {
+                self.accept()?;
+            }
+        }
+    }
+
+    /// The disk, with its clients' connections closed.
+    pub fn into_blocks(self) -> B {
+        self.export.into_blocks()
+    }
+
+    /// Works until nothing moves and the disk will wake us.
+    fn turn(&mut self) {
+        let mut replies = Vec::new();
+        loop {
+            let mut progressed = false;
+            for client in &mut self.clients {
+                progressed |= client.take(&mut self.export);
+            }
+            progressed |= self.export.pump(&mut replies);
+            for reply in replies.drain(..) {
+                // A client that left gets no answer.
+                if let Some(client) = self
+                    .clients
+                    .iter_mut()
+                    .find(|client| client.id() == reply.client)
+                {
+                    client.reply(reply);
+                }
+            }
+            for client in &mut self.clients {
+                progressed |= client.send();
+            }
+            self.clients.retain(|client| !client.is_done());
+            if !progressed && self.export.arm() {
+                return;
+            }
+        }
+    }
+
+    /// Sleeps. A client that we want nothing of is not polled: its hang-up would be reported over and over.
+    fn wait(&self, stop: Option<BorrowedFd<'_>>) -> io::Result<Ready> {
+        let wake = self.export.wake();
+        let accepts = self.clients.len() < CLIENTS_MAX && stop.is_some();
+        let mut fds = Vec::new();
+        let mut sources = Vec::new();
+        if let Some(stop) = stop {
+            sources.push(Source::Stop);
+            fds.push(PollFd::from_borrowed_fd(stop, PollFlags::IN));
+        }
+        if accepts {
+            sources.push(Source::Listener);
+            fds.push(PollFd::from_borrowed_fd(
+                self.listener.socket.as_fd(),
+                PollFlags::IN,
+            ));
+        }
+        for client in &self.clients {
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, client.wants_input());
+            flags.set(PollFlags::OUT, client.wants_output());
+            if !flags.is_empty() {
+                sources.push(Source::Client(client.id()));
+                fds.push(PollFd::from_borrowed_fd(client.as_fd(), flags));
+            }
+        }
+        fds.extend(
+            wake.iter()
+                .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
+        );
+        match poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(Ready::default()),
+            Err(errno) => return Err(errno.into()),
+        }
+        let mut ready = Ready::default();
+        for (source, _) in sources
+            .iter()
+            .zip(&fds)
+            .filter(|(_, fd)| !fd.revents().is_empty())
+        {
+            match source {
+                Source::Stop => ready.stop = true,
+                Source::Listener => ready.listener = true,
+                Source::Client(id) => ready.clients.push(*id),
+            }
+        }
+        Ok(ready)
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        match self.listener.socket.accept() {
+            Ok((socket, _)) => {
+                socket.set_nonblocking(true)?;
+                let id = ClientId(self.next_client);
+                self.next_client = self.next_client.wrapping_add(1);
+                self.clients
+                    .push(Client::new(id, socket, self.offer.clone()));
+                Ok(())
+            }
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {
+                    Ok(())
+                }
+                _ => Err(error),
+            },
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The numbers and structs of the NBD protocol (`doc/proto.md` of the NBD project), as far as a fixed newstyle server with simple
+//! replies needs them. Everything is big-endian.
+
+use std::fmt;
+
+/// `NBDMAGIC`, the first word of the server's greeting.
+pub const INIT_MAGIC: u64 = 0x4e42_444d_4147_4943;
+/// `IHAVEOPT`, the second word, and the start of every option.
+pub const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
+/// The start of every option reply.
+pub const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
+/// `NBD_REQUEST_MAGIC`.
+pub const REQUEST_MAGIC: u32 = 0x2560_9513;
+/// `NBD_SIMPLE_REPLY_MAGIC`.
+pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
+
+/// `NBD_FLAG_FIXED_NEWSTYLE`, the same bit from both sides.
+pub const FLAG_FIXED_NEWSTYLE: u16 = 1 << 0;
+/// `NBD_FLAG_NO_ZEROES`, the same bit from both sides: no padding after the answer to `NBD_OPT_EXPORT_NAME`.
+pub const FLAG_NO_ZEROES: u16 = 1 << 1;
+
+/// `NBD_FLAG_HAS_FLAGS` of an export.
+pub const EXPORT_HAS_FLAGS: u16 = 1 << 0;
+/// `NBD_FLAG_READ_ONLY` of an export.
+pub const EXPORT_READ_ONLY: u16 = 1 << 1;
+/// `NBD_FLAG_SEND_FLUSH` of an export.
+pub const EXPORT_SEND_FLUSH: u16 = 1 << 2;
+/// `NBD_FLAG_CAN_MULTI_CONN` of an export: a flush on one connection covers what any of them wrote.
+pub const EXPORT_CAN_MULTI_CONN: u16 = 1 << 8;
+
+/// `NBD_INFO_EXPORT`: size and flags.
+pub const INFO_EXPORT: u16 = 0;
+/// `NBD_INFO_BLOCK_SIZE`: minimum, preferred and maximum size of a request.
+pub const INFO_BLOCK_SIZE: u16 = 3;
+
+/// Bytes of the server's greeting.
+pub const GREETING_BYTES: usize = 18;
+/// Bytes before the data of an option.
+pub const OPTION_BYTES: usize = 16;
+/// Bytes of a request without its payload.
+pub const REQUEST_BYTES: usize = 28;
+/// Bytes of a simple reply without its payload.
+pub const SIMPLE_REPLY_BYTES: usize = 16;
+/// The longest name of an export, in bytes.
+pub const NAME_MAX: usize = 4096;
+
+macro_rules! open_enum {
+    ($(#[$doc:meta])* $name:ident($inner:ty) { $($(#[$vdoc:meta])* $variant:ident = $value:expr,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub struct $name(pub $inner);
+
+        impl $name {
+            $($(#[$vdoc])* pub const $variant: Self = Self($value);)*
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+    };
+}
+
+open_enum! {
+    /// What a client asks for while it negotiates. A number that is not listed is answered, not an error.
+    OptionCode(u32) {
+        /// `NBD_OPT_EXPORT_NAME`: choose an export and go, with no way to refuse.
+        EXPORT_NAME = 1,
+        /// `NBD_OPT_ABORT`: the client leaves.
+        ABORT = 2,
+        /// `NBD_OPT_LIST`: which exports there are.
+        LIST = 3,
+        /// `NBD_OPT_INFO`: about an export.
+        INFO = 6,
+        /// `NBD_OPT_GO`: choose an export and go.
+        GO = 7,
+    }
+}
+
+open_enum! {
+    /// The type of an option reply.
+    ReplyType(u32) {
+        /// `NBD_REP_ACK`: done.
+        ACK = 1,
+        /// `NBD_REP_SERVER`: one export of a list.
+        SERVER = 2,
+        /// `NBD_REP_INFO`: one piece of information.
+        INFO = 3,
+        /// `NBD_REP_ERR_UNSUP`: no such option here.
+        ERR_UNSUP = 1 << 31 | 1,
+        /// `NBD_REP_ERR_INVALID`: the data of the option is malformed.
+        ERR_INVALID = 1 << 31 | 3,
+        /// `NBD_REP_ERR_UNKNOWN`: no such export.
+        ERR_UNKNOWN = 1 << 31 | 6,
+        /// `NBD_REP_ERR_TOO_BIG`: the data of the option is longer than the server takes.
+        ERR_TOO_BIG = 1 << 31 | 9,
+    }
+}
+
+open_enum! {
+    /// What a request asks for. A number that is not listed is answered, not an error.
+    Command(u16) {
+        /// `NBD_CMD_READ`.
+        READ = 0,
+        /// `NBD_CMD_WRITE`, the only one with a payload.
+        WRITE = 1,
+        /// `NBD_CMD_DISC`: the client leaves; no reply.
+        DISC = 2,
+        /// `NBD_CMD_FLUSH`.
+        FLUSH = 3,
+    }
+}
+
+/// The error of a simple reply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Errno {
+    /// `NBD_EPERM`: a write to a read-only export.
+    Perm = 1,
+    /// `NBD_EIO`: the disk failed.
+    Io = 5,
+    /// `NBD_EINVAL`: a command, flag, range or length that is not served.
+    Inval = 22,
+    /// `NBD_ENOSPC`: a write beyond the end.
+    NoSpace = 28,
+    /// `NBD_ESHUTDOWN`: the disk is gone.
+    Shutdown = 108,
+}
+
+/// Reads a big-endian number at `offset`; zero beyond the end, which callers rule out by length first.
+macro_rules! be {
+    ($bytes:expr, $offset:expr, $type:ty) => {
+        $bytes
+            .get($offset..)
+            .and_then(|rest| rest.first_chunk())
+            .map_or(0, |word| <$type>::from_be_bytes(*word))
+    };
+}
+pub(crate) use be;
+
+/// The fixed part of a request, with `NBD_REQUEST_MAGIC` checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// Command flags; we offer none.
+    pub flags: u16,
+    /// What to do.
+    pub command: Command,
+    /// What the reply repeats.
+    pub cookie: u64,
+    /// Where, in bytes.
+    pub offset: u64,
+    /// How much, in bytes.
+    pub length: u32,
+}
+
+impl Request {
+    /// Parses the fixed part; `None` if the magic is wrong, after which nothing in the stream can be trusted.
+    pub fn parse(bytes: &[u8; REQUEST_BYTES]) -> Option<Self> {
+        (be!(bytes, 0, u32) == REQUEST_MAGIC).then(|| Self {
+            flags: be!(bytes, 4, u16),
+            command: Command(be!(bytes, 6, u16)),
+            cookie: be!(bytes, 8, u64),
+            offset: be!(bytes, 16, u64),
+            length: be!(bytes, 24, u32),
+        })
+    }
+}
+
+/// The header of a simple reply.
+pub fn simple_reply(cookie: u64, error: Option<Errno>) -> [u8; SIMPLE_REPLY_BYTES] {
+    let mut bytes = [0; SIMPLE_REPLY_BYTES];
+    let (magic, rest) = bytes.split_at_mut(4);
+    let (code, tag) = rest.split_at_mut(4);
+    magic.copy_from_slice(&SIMPLE_REPLY_MAGIC.to_be_bytes());
+    code.copy_from_slice(&error.map_or(0, |error| error as u32).to_be_bytes());
+    tag.copy_from_slice(&cookie.to_be_bytes());
+    bytes
+}
+
+/// Appends an option reply.
+pub fn option_reply(out: &mut Vec<u8>, option: OptionCode, reply: ReplyType, data: &[u8]) {
+    out.extend(REPLY_MAGIC.to_be_bytes());
+    out.extend(option.0.to_be_bytes());
+    out.extend(reply.0.to_be_bytes());
+    out.extend((data.len() as u32).to_be_bytes());
+    out.extend(data);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_read_from_its_28_bytes() {
+        let mut bytes = [0; REQUEST_BYTES];
+        bytes[..4].copy_from_slice(&REQUEST_MAGIC.to_be_bytes());
+        bytes[5] = 1;
+        bytes[7] = 3;
+        bytes[15] = 7;
+        bytes[16] = 0x80;
+        bytes[27] = 9;
+        let request = Request::parse(&bytes).expect("the magic is right");
+        assert_eq!(request.flags, 1);
+        assert_eq!(request.command, Command::FLUSH);
+        assert_eq!(request.cookie, 7);
+        assert_eq!(request.offset, 1 << 63);
+        assert_eq!(request.length, 9);
+        bytes[3] ^= 1;
+        assert_eq!(Request::parse(&bytes), None);
+    }
+
+    #[test]
+    fn a_simple_reply_is_magic_error_cookie() {
+        assert_eq!(
+            simple_reply(0x0102, Some(Errno::NoSpace)),
+            [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 28, 0, 0, 0, 0, 0, 0, 1, 2]
+        );
+    }
+}
