@@ -2,4 +2,5 @@
 
 pub mod args;
 pub mod disk;
+pub mod guest;
 pub mod nbd;

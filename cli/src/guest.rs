@@ -1,0 +1,3 @@
+//! What a guest's process does.
+
+pub mod copy;
