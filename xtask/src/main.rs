@@ -33,6 +33,8 @@ enum Command {
     Weaken(weaken::Options),
     /// Format, lints, docs, licences, abi, tests, weaken
     Ci,
+    /// Look at the licences of everything we depend on
+    Licences,
     /// Measure, with the peers in the same run
     Bench(bench::Options),
     /// Fuzz the parsers
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Abi => abi::run(),
         Command::Weaken(options) => weaken::run(&options),
         Command::Ci => ci::run(),
+        Command::Licences => licences::run(),
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
     };

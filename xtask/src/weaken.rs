@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A whole program that takes longer has a test that hangs.
-const PROGRAM_LIMIT: Duration = Duration::from_secs(120);
+const PROGRAM_LIMIT: Duration = Duration::from_secs(60);
 /// One test on its own that takes longer hangs.
-const TEST_LIMIT: Duration = Duration::from_secs(20);
+const TEST_LIMIT: Duration = Duration::from_secs(40);
 
 /// Options of `weaken`.
 #[derive(clap::Args, Default)]
