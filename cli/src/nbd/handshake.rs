@@ -218,3 +218,6 @@ fn info_name(data: &[u8]) -> Option<&[u8]> {
     let count = u16::from_be_bytes(*requests.first_chunk()?);
     (requests.len() == 2 + 2 * usize::from(count)).then_some(name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,7 +96,7 @@ mod tests {
         assert!(overlap.enter(1, 0..8, false));
         assert!(!overlap.enter(2, 7..9, true));
         assert!(!overlap.enter(3, 8..10, false), "it would overtake 2");
-        assert!(overlap.enter(4, 9..10, true), "it touches neither");
+        assert!(overlap.enter(4, 10..11, true), "it touches neither");
         assert!(
             left(&mut overlap, 4).is_empty(),
             "1 still excludes 2, and 2 excludes 3"
