@@ -1,1 +1,35 @@
-//! Block frontend.
+//! The frontend of a paravirtual disk (`xen/io/blkif.h`): one queue, one ring page, direct segments, the layout of x86_64 and
+//! arm.
+//!
+//! A [`Frontend`] has two faces. [`step`](Frontend::step) is the control plane: call it when a watch fired and after a
+//! connection ended. The data path is completion-based and never blocks: [`submit`](Frontend::submit) takes a [`Buffer`],
+//! [`kick`](Frontend::kick) shows what was submitted to the backend, [`reap`](Frontend::reap) gives buffers back,
+//! [`arm`](Frontend::arm) says whether one may wait for [`channel`](Frontend::channel).
+//!
+//! The backend is not trusted. What it answers is compared with what we remember of the request; a lie disables the device
+//! for good, and the pages it may still write to stay out of use until it has let go of them. What it does with the data is its
+//! business: who does not trust it with that, encrypts.
+#![no_std]
+#![forbid(unsafe_code)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+mod buffer;
+mod error;
+mod inflight;
+mod life;
+mod negotiate;
+mod queue;
+
+pub use buffer::{Buffer, MAX_PAGES};
+pub use error::{BufferError, Error, Fault, IoError, NegotiateError, PeerFault, Reason, Rejected};
+pub use inflight::{Completion, Op, SLOTS, Tag};
+pub use life::{Event, Frontend};
+pub use negotiate::Info;
+pub use queue::{Counters, Serviced};
+pub use ringfence_ring::Armed;

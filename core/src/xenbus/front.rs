@@ -56,11 +56,10 @@ pub enum FrontAction {
 pub const fn step(class: Class, view: &FrontView) -> FrontAction {
     match (view.own, view.wish) {
         (S::Closing, _) => closing(view),
-        (S::Closed, _) => closed(view),
+        // Unknown: no directory yet, or none any more; whatever we write would make one.
+        (S::Closed | S::Unknown, _) => closed(view),
         (_, FrontWish::Retire) => FrontAction::Fail,
         (_, FrontWish::Close) => FrontAction::BeginClosing,
-        // Unknown: the toolstack writes 1 with the directory, and until then there is nothing to do.
-        (S::Unknown, FrontWish::Run) => FrontAction::Wait,
         (S::Initialising, FrontWish::Run) => initialising(view),
         (S::Initialised, FrontWish::Run) if matches!(class, Class::Vbd) => published(class, view),
         (S::Connected, FrontWish::Run) => published(class, view),
@@ -123,12 +122,18 @@ const fn closed(view: &FrontView) -> FrontAction {
         view.peer,
         Peer::Missing | Peer::State(S::Unknown | S::Closed | S::Initialising | S::InitWait)
     );
-    match (view.held, view.wish, view.peer) {
-        (Held::Idle | Held::Busy, _, _) if let_go => FrontAction::Release,
-        (Held::Nothing, FrontWish::Run, Peer::State(S::Closed)) if view.online => {
+    if !matches!(view.held, Held::Nothing) {
+        return if let_go {
+            FrontAction::Release
+        } else {
+            FrontAction::Wait
+        };
+    }
+    match (view.own, view.wish, view.peer) {
+        (S::Closed, FrontWish::Run, Peer::State(S::Closed)) if view.online => {
             FrontAction::Reinitialise
         }
-        (Held::Nothing, FrontWish::Run, Peer::State(S::Initialising | S::InitWait)) => {
+        (S::Closed, FrontWish::Run, Peer::State(S::Initialising | S::InitWait)) => {
             FrontAction::Reinitialise
         }
         _ => FrontAction::Wait,

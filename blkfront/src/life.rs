@@ -1,0 +1,303 @@
+//! The control plane: from the directory the toolstack made to a connection, and back.
+
+use core::fmt::Write as _;
+
+use ringfence_core::Handle;
+use ringfence_core::platform::{Granted, Platform};
+use ringfence_core::store::{
+    FieldError, Store, StoreError, StoreExt, StorePath, Tx, domain_path, join,
+};
+use ringfence_core::wire::xenbus::XenbusState;
+use ringfence_core::xenbus::paths::{fatal, switch_state};
+use ringfence_core::xenbus::{Class, FrontAction, FrontView, FrontWish, Held, Peer, front};
+
+use crate::inflight::Inflight;
+use crate::negotiate::{Backend, Seen, locate, publish, read_info};
+use crate::queue::{Connection, Counters, Events};
+use crate::{Error, Fault, Info, NegotiateError};
+
+/// What changed, as [`Frontend::step`] tells it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// Requests are taken from now on.
+    Connected(Info),
+    /// No more requests are taken. Go on reaping: the backend may still answer what is in flight.
+    Closing,
+    /// The backend or its nodes make no sense; the device is closed for good.
+    Failed(Fault),
+    /// The connection is over and what was not answered comes back from [`Frontend::reap`]. If the backend returns, so does
+    /// [`Connected`](Self::Connected).
+    Disconnected,
+    /// Closed, and nothing more will happen by itself.
+    Closed,
+}
+
+/// How many actions one [`Frontend::step`] takes: more than any life has in a row, so that only a backend that flaps meanwhile
+/// is put off to the next call.
+const ACTIONS: usize = 8;
+
+/// The frontend of one disk.
+pub struct Frontend<P: Platform> {
+    pub(crate) platform: P,
+    dir: StorePath,
+    pub(crate) handle: Handle,
+    token: heapless::String<24>,
+    watching: bool,
+    /// The backend of the present connection. What the store says of it later does not matter (XSA-175).
+    backend: Option<Backend>,
+    pub(crate) connection: Option<Connection<P>>,
+    pub(crate) inflight: Inflight<P>,
+    pub(crate) fault: Option<Fault>,
+    pub(crate) counters: Counters,
+    pub(crate) events: Events,
+    closing: bool,
+    /// The event of the fault, or of being closed, was given.
+    told: bool,
+}
+
+impl<P: Platform> Frontend<P> {
+    /// A frontend for the device whose own directory is `dir`: absolute, or relative to the home of this domain
+    /// (`device/vbd/51712`). Touches nothing yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsendable`] if the path is too long.
+    pub fn new(platform: P, dir: &str) -> Result<Self, Error> {
+        let dir = if dir.starts_with('/') {
+            join(dir, "")?
+        } else {
+            join(&domain_path(platform.domid()), dir)?
+        };
+        let device = dir.rsplit('/').next().and_then(|name| name.parse().ok());
+        let device: u32 = device.unwrap_or(0);
+        // As Linux: the low half of the number. Backends ignore it.
+        let handle = u16::try_from(device & 0xFFFF).unwrap_or(0);
+        let mut token = heapless::String::new();
+        // 9 bytes and at most ten digits: it always fits.
+        let _ = write!(token, "blkfront-{device}");
+        Ok(Self {
+            platform,
+            dir,
+            handle: Handle::new(handle),
+            token,
+            watching: false,
+            backend: None,
+            connection: None,
+            inflight: Inflight::new(),
+            fault: None,
+            counters: Counters::default(),
+            events: Events::default(),
+            closing: false,
+            told: false,
+        })
+    }
+
+    /// The token of the watches that [`step`](Self::step) sets: call it when one fires, or after any other.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// The device's own directory, absolute.
+    pub fn dir(&self) -> &str {
+        &self.dir
+    }
+
+    /// Why the device is disabled, if it is.
+    pub const fn fault(&self) -> Option<&Fault> {
+        self.fault.as_ref()
+    }
+
+    /// Asks for the end: call [`step`](Self::step) and reap until [`Event::Closed`].
+    pub const fn close(&mut self) {
+        self.closing = true;
+    }
+
+    /// Looks at both directories and does what is to be done. Call it at the start, when a watch with
+    /// [`token`](Self::token) fired, after [`reap`](Self::reap) said that the backend lied or gave the last answer of a
+    /// closing device, and again after every event it returned; `None` means that all is done for now.
+    ///
+    /// # Errors
+    /// The store or the platform failed; nothing is half done, and calling again tries again.
+    pub fn step(&mut self, store: &mut P::Store) -> Result<Option<Event>, Error> {
+        if !self.watching {
+            store.watch(&self.dir, &self.token)?;
+            self.watching = true;
+        }
+        for _ in 0..ACTIONS {
+            let view = self.view(store)?;
+            let action = front::step(Class::Vbd, &view);
+            if let Some(event) = self.act(store, action, &view)? {
+                return Ok(Some(event));
+            }
+            if matches!(action, FrontAction::Wait | FrontAction::Drain) {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    fn view(&mut self, store: &mut P::Store) -> Result<FrontView, Error> {
+        let own = Peer::read(store, &self.dir)?.state();
+        if own == XenbusState::Initialising || self.backend.is_none() {
+            self.look_up(store)?;
+        }
+        let (peer, online) = match &self.backend {
+            Some(backend) => (
+                Peer::read(store, &backend.dir)?,
+                // Anything but a plain 0 leaves hope.
+                !matches!(
+                    store.read_field::<u64>(Tx::NONE, &backend.dir, "online"),
+                    Ok(0)
+                ),
+            ),
+            None => (Peer::Missing, true),
+        };
+        let wish = match (&self.fault, self.closing) {
+            (Some(_), _) => FrontWish::Retire,
+            (None, true) => FrontWish::Close,
+            (None, false) => FrontWish::Run,
+        };
+        let held = match self.connection {
+            None => Held::Nothing,
+            Some(_) if self.fault.is_none() && self.inflight.open() > 0 => Held::Busy,
+            Some(_) => Held::Idle,
+        };
+        Ok(FrontView {
+            own,
+            peer,
+            online,
+            wish,
+            held,
+        })
+    }
+
+    /// Finds the backend, unless there is a connection: then it stays the one it was.
+    fn look_up(&mut self, store: &mut P::Store) -> Result<(), Error> {
+        if self.connection.is_some() {
+            return Ok(());
+        }
+        match locate(store, self.platform.domid(), &self.dir)? {
+            Seen::Nothing => self.follow(store, None),
+            Seen::Value(backend) => self.follow(store, Some(backend)),
+            Seen::Bad(error) => {
+                self.fault.get_or_insert(Fault::Negotiate(error));
+                self.follow(store, None)
+            }
+        }
+    }
+
+    /// Moves the watch to `backend`.
+    fn follow(&mut self, store: &mut P::Store, backend: Option<Backend>) -> Result<(), Error> {
+        if self.backend == backend {
+            return Ok(());
+        }
+        if let Some(old) = self.backend.take() {
+            match store.unwatch(&old.dir, &self.token) {
+                Ok(()) | Err(StoreError::Missing) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let Some(new) = &backend {
+            store.watch(&new.dir, &self.token)?;
+        }
+        self.backend = backend;
+        Ok(())
+    }
+
+    fn act(
+        &mut self,
+        store: &mut P::Store,
+        action: FrontAction,
+        view: &FrontView,
+    ) -> Result<Option<Event>, Error> {
+        match action {
+            FrontAction::Wait => return Ok(self.closed(view)),
+            FrontAction::Drain => {}
+            FrontAction::Publish => {
+                let Some(backend) = &self.backend else {
+                    return Ok(None);
+                };
+                let connection = Connection::new(&self.platform, backend.domid)?;
+                publish(store, &self.dir, &connection)?;
+                self.events = Events::default();
+                self.connection = Some(connection);
+            }
+            FrontAction::Connect => return self.connect(store),
+            FrontAction::BeginClosing => {
+                switch_state(store, &self.dir, XenbusState::Closing)?;
+                return Ok(self.refuse().then_some(Event::Closing));
+            }
+            FrontAction::Fail => {
+                let state = Fault::Negotiate(NegotiateError::State);
+                let fault = self.fault.get_or_insert(state).clone();
+                fatal(store, &self.dir, &fault)?;
+                self.refuse();
+                return Ok(Some(Event::Failed(fault)));
+            }
+            FrontAction::Disconnect => {
+                switch_state(store, &self.dir, XenbusState::Closed)?;
+                self.refuse();
+            }
+            FrontAction::Release => {
+                self.release();
+                return Ok(Some(Event::Disconnected));
+            }
+            FrontAction::Reinitialise => {
+                self.told = false;
+                switch_state(store, &self.dir, XenbusState::Initialising)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn connect(&mut self, store: &mut P::Store) -> Result<Option<Event>, Error> {
+        let (Some(connection), Some(backend)) = (&mut self.connection, &self.backend) else {
+            return Ok(None);
+        };
+        match read_info(store, &backend.dir)? {
+            Ok(info) => {
+                switch_state(store, &self.dir, XenbusState::Connected)?;
+                connection.info = Some(info);
+                connection.accepting = true;
+                Ok(Some(Event::Connected(info)))
+            }
+            Err(error) => {
+                self.fault.get_or_insert(Fault::Negotiate(error));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Takes no more requests. Returns whether any were taken before.
+    fn refuse(&mut self) -> bool {
+        self.connection
+            .as_mut()
+            .is_some_and(|c| core::mem::take(&mut c.accepting))
+    }
+
+    /// The backend let go of the connection.
+    fn release(&mut self) {
+        self.inflight.orphan();
+        if let Some(connection) = self.connection.take() {
+            let mut page = connection.ring.into_mem();
+            // A backend that said it let go and did not finds the page in the platform's quarantine (XSA-396).
+            let _ = page.try_revoke();
+        }
+    }
+
+    /// The one event of having come to the end.
+    fn closed(&mut self, view: &FrontView) -> Option<Event> {
+        let over = match view.own {
+            XenbusState::Closed => view.wish != FrontWish::Run || !view.online,
+            // No directory, or none any more.
+            XenbusState::Unknown => view.wish != FrontWish::Run,
+            _ => false,
+        } && view.held == Held::Nothing;
+        (over && !core::mem::replace(&mut self.told, true)).then_some(Event::Closed)
+    }
+}
+
+impl From<FieldError> for Error {
+    fn from(error: FieldError) -> Self {
+        Self::Field(error)
+    }
+}

@@ -1,0 +1,174 @@
+//! What is read from the store before a connection, and published for it.
+
+use ringfence_core::platform::{Channel, Granted, Platform};
+use ringfence_core::store::{FieldError, Store, StoreError, StoreExt, StorePath, Tx, join};
+use ringfence_core::wire::blkif::{PROTOCOL_NATIVE, VDISK_READONLY};
+use ringfence_core::wire::xenbus::XenbusState;
+use ringfence_core::{DomId, PAGE, Sector, SectorCount};
+
+use crate::error::field;
+use crate::queue::Connection;
+use crate::{Error, NegotiateError};
+
+/// The disk, as the backend described it and as it was checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Info {
+    /// Size (`sectors`).
+    pub sectors: SectorCount,
+    /// Logical sector in bytes (`sector-size`), a power of two from 512 to 4096: what starts and lengths are multiples of.
+    pub sector_size: u32,
+    /// Physical sector in bytes (`physical-sector-size`), a power of two: a hint.
+    pub physical_sector_size: u32,
+    /// Whether writing is refused (`VDISK_READONLY` of `info`).
+    pub read_only: bool,
+    /// All of `info`: bits `VDISK_*`.
+    pub flags: u32,
+    /// Whether flushes are done (`feature-flush-cache`); turned off when the backend answers that it does none.
+    pub flush: bool,
+}
+
+/// The backend that the toolstack named.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Backend {
+    pub(crate) dir: StorePath,
+    pub(crate) domid: DomId,
+}
+
+/// What one look at the store gave.
+pub(crate) enum Seen<T> {
+    /// Not there yet.
+    Nothing,
+    Value(T),
+    Bad(NegotiateError),
+}
+
+/// `?` for [`Seen`]: a missing node is no error here.
+macro_rules! seen {
+    ($read:expr) => {
+        match $read {
+            Ok(value) => value,
+            Err(FieldError::Missing { .. }) => return Ok(Seen::Nothing),
+            Err(error) => return Ok(Seen::Bad(field(error)?)),
+        }
+    };
+}
+
+/// Finds the backend, and checks that it is one for this device: its path lies in the home of the domain that `backend-id`
+/// names, and its `frontend` and `frontend-id` point back (XSA-175).
+pub(crate) fn locate<S: Store>(
+    store: &mut S,
+    own: DomId,
+    dir: &str,
+) -> Result<Seen<Backend>, Error> {
+    let path: StorePath = seen!(store.read_field(Tx::NONE, dir, "backend"));
+    let domid = DomId::new(seen!(store.read_field(Tx::NONE, dir, "backend-id")));
+    let home = join(&ringfence_core::store::domain_path(domid), "backend/")?;
+    let below = path.starts_with(home.as_str()) && path.bytes().all(is_path);
+    if !(cfg!(ringfence_weaken = "xsa_175_backend_path") || below) {
+        return Ok(Seen::Bad(NegotiateError::BackendPath { domid }));
+    }
+    let back: StorePath = seen!(store.read_field(Tx::NONE, &path, "frontend"));
+    if !(cfg!(ringfence_weaken = "xsa_175_points_back") || back == dir) {
+        let field = "frontend";
+        return Ok(Seen::Bad(NegotiateError::NotOurs { field }));
+    }
+    let back: u16 = seen!(store.read_field(Tx::NONE, &path, "frontend-id"));
+    if !(cfg!(ringfence_weaken = "xsa_175_frontend_id") || back == own.get()) {
+        let field = "frontend-id";
+        return Ok(Seen::Bad(NegotiateError::NotOurs { field }));
+    }
+    Ok(Seen::Value(Backend { dir: path, domid }))
+}
+
+/// The characters of paths, `xs_wire.h`'s daemon refuses others.
+const fn is_path(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'/' | b'_' | b'@')
+}
+
+/// Nodes that another frontend of this device (a boot loader) may have left, and that would make the backend look for its ring
+/// elsewhere or keep our pages mapped.
+const STALE: [&str; 5] = [
+    "ring-page-order",
+    "num-ring-pages",
+    "multi-queue-num-queues",
+    "feature-persistent",
+    "feature-large-sector-size",
+];
+
+/// Shows ring and port to the backend, with state 3, all at once.
+pub(crate) fn publish<P: Platform>(
+    store: &mut P::Store,
+    dir: &str,
+    connection: &Connection<P>,
+) -> Result<(), StoreError> {
+    let gref = connection.ring.mem().grant_ref().get();
+    let port = connection.channel.port().get();
+    store.transaction(|store, tx| {
+        for name in STALE {
+            match store.rm(tx, &join(dir, name)?) {
+                Ok(()) | Err(StoreError::Missing) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        store.write_u32(tx, dir, "ring-ref", gref)?;
+        store.write_u32(tx, dir, "event-channel", port)?;
+        store.write_str(tx, dir, "protocol", PROTOCOL_NATIVE)?;
+        store.write_str(tx, dir, "state", XenbusState::Initialised.digit())
+    })
+}
+
+/// Reads and checks the disk's description. The outer error is the store's, the inner one the backend's.
+pub(crate) fn read_info<S: Store>(
+    store: &mut S,
+    dir: &str,
+) -> Result<Result<Info, NegotiateError>, Error> {
+    match fields(store, dir) {
+        Ok(fields) => Ok(fields.check()),
+        Err(error) => Ok(Err(field(error)?)),
+    }
+}
+
+struct Fields {
+    sectors: u64,
+    sector_size: u32,
+    physical: Option<u32>,
+    flags: u32,
+    flush: Option<u32>,
+}
+
+fn fields<S: Store>(store: &mut S, dir: &str) -> Result<Fields, FieldError> {
+    Ok(Fields {
+        sectors: store.read_field(Tx::NONE, dir, "sectors")?,
+        sector_size: store.read_field(Tx::NONE, dir, "sector-size")?,
+        physical: store.read_opt(Tx::NONE, dir, "physical-sector-size")?,
+        flags: store.read_field(Tx::NONE, dir, "info")?,
+        flush: store.read_opt(Tx::NONE, dir, "feature-flush-cache")?,
+    })
+}
+
+impl Fields {
+    fn check(&self) -> Result<Info, NegotiateError> {
+        let sectors = SectorCount::new(self.sectors);
+        if !(cfg!(ringfence_weaken = "front_sectors") || sectors.bytes().is_some()) {
+            return Err(NegotiateError::Sectors(sectors));
+        }
+        let logical = self.sector_size;
+        let bounds = u32::try_from(Sector::BYTES).unwrap_or(0)..=u32::try_from(PAGE).unwrap_or(0);
+        let usable = logical.is_power_of_two() && bounds.contains(&logical);
+        if !(cfg!(ringfence_weaken = "front_sector_size") || usable) {
+            return Err(NegotiateError::SectorSize(logical));
+        }
+        let physical = self.physical.unwrap_or(logical);
+        if !physical.is_power_of_two() || physical < logical {
+            return Err(NegotiateError::PhysicalSectorSize { physical, logical });
+        }
+        Ok(Info {
+            sectors,
+            sector_size: logical,
+            physical_sector_size: physical,
+            read_only: self.flags & VDISK_READONLY != 0,
+            flags: self.flags,
+            flush: self.flush.unwrap_or(0) != 0,
+        })
+    }
+}

@@ -1,0 +1,359 @@
+//! The data path: one ring, one event channel.
+
+use core::time::Duration;
+
+use ringfence_core::platform::{Access, Channel, Platform};
+use ringfence_core::wire::blkif::{
+    MAX_SEGMENTS_PER_REQUEST, RequestNative, ResponseNative, Segment,
+};
+use ringfence_core::{DomId, Sector};
+use ringfence_ring::{Armed, Field, Front, Protocol};
+
+use crate::error::Doorbell;
+use crate::negotiate::Info;
+use crate::{
+    Buffer, BufferError, Completion, Error, Fault, Frontend, IoError, Op, PeerFault, Reason,
+    Rejected, SLOTS, Tag,
+};
+
+/// blkif in the layout of x86_64 and arm.
+#[derive(Debug)]
+pub(crate) enum Native {}
+
+impl Protocol for Native {
+    type Request = RequestNative;
+    type Response = ResponseNative;
+    const STRIDE: usize = size_of::<RequestNative>();
+    const RESPONSE_FIELDS: &'static [Field] = &[Field::new(0, 9), Field::new(10, 2)];
+}
+
+/// One connection: its ring and its port.
+pub(crate) struct Connection<P: Platform> {
+    pub(crate) ring: Front<P::Granted, Native>,
+    pub(crate) channel: P::Channel,
+    pub(crate) peer: DomId,
+    /// Set while the states are 4 and 4, or closing.
+    pub(crate) info: Option<Info>,
+    /// Whether requests are taken: not once we are closing.
+    pub(crate) accepting: bool,
+}
+
+impl<P: Platform> Connection<P> {
+    pub(crate) fn new(platform: &P, peer: DomId) -> Result<Self, Error> {
+        let page = platform.alloc(peer, Access::ReadWrite)?;
+        Ok(Self {
+            ring: Front::init(page)?,
+            channel: platform.alloc_unbound(peer)?,
+            peer,
+            info: None,
+            accepting: false,
+        })
+    }
+}
+
+/// What was counted since the frontend was made.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counters {
+    /// Requests submitted.
+    pub requests: u64,
+    /// Answers taken.
+    pub responses: u64,
+    /// Times the backend's doorbell was rung.
+    pub notifications: u64,
+    /// Events that came.
+    pub events: u64,
+    /// Events that came without an answer on the ring.
+    pub spurious: u64,
+}
+
+/// What became of an event.
+#[must_use = "a delayed event channel must be unmasked later"]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Serviced {
+    /// The next event may come.
+    Unmasked,
+    /// There was no work behind it, again: wait so long (1 ms to 1 s, doubling), then [`Frontend::unmask`]. Answers that arrive
+    /// meanwhile are found by [`Frontend::reap`] all the same.
+    Spurious(Duration),
+}
+
+/// Spurious events in a row that are forgiven: binding makes one, a lost race another.
+const FORGIVEN: u32 = 2;
+const DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// Event accounting of one frontend.
+#[derive(Default)]
+pub(crate) struct Events {
+    /// Spurious events since the last useful one.
+    row: u32,
+    /// Answers taken when the last event was accounted for.
+    seen: u64,
+}
+
+impl<P: Platform> Frontend<P> {
+    /// Allocates a buffer of `pages` pages (1 to [`MAX_PAGES`](crate::MAX_PAGES)), zeroed and granted to the present backend.
+    pub fn buffer(&self, pages: usize) -> Result<Buffer<P>, BufferError> {
+        let connection = self.connection.as_ref().ok_or(BufferError::NoBackend)?;
+        Buffer::alloc(&self.platform, connection.peer, pages)
+    }
+
+    /// Puts a transfer between `buffer` (its length) and the disk at `sector` (in units of 512 bytes) on the ring. The backend
+    /// sees it after [`kick`](Self::kick). [`Op::Flush`] needs no buffer: see [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// The buffer comes back with the [`Reason`].
+    pub fn submit(
+        &mut self,
+        op: Op,
+        sector: Sector,
+        buffer: Buffer<P>,
+    ) -> Result<Tag, Rejected<P>> {
+        match self.check(op, sector, &buffer) {
+            Ok(()) => {}
+            Err(reason) => return Err(Rejected { buffer, reason }),
+        }
+        if op == Op::Write && !cfg!(ringfence_weaken = "xsa_403_blk_tail") {
+            buffer.zero_tail();
+        }
+        let segments = buffer.segments();
+        let full = self.full();
+        let Some(connection) = self.connection.as_mut() else {
+            let reason = Reason::NotConnected;
+            return Err(Rejected { buffer, reason });
+        };
+        if connection.ring.free() == 0 {
+            return Err(Rejected {
+                buffer,
+                reason: full,
+            });
+        }
+        let tag = self
+            .inflight
+            .insert(op, sector, buffer)
+            .map_err(|buffer| Rejected {
+                buffer,
+                reason: full,
+            })?;
+        self.push(tag, op, sector, segments);
+        Ok(tag)
+    }
+
+    /// Puts a flush on the ring: it makes every write durable whose completion was reaped before. For others, wait first.
+    pub fn flush(&mut self) -> Result<Tag, Reason> {
+        if !self.ready()?.flush {
+            return Err(Reason::Unsupported);
+        }
+        let full = self.full();
+        if self.connection.as_ref().is_none_or(|c| c.ring.free() == 0) {
+            return Err(full);
+        }
+        let tag = self.inflight.insert_flush().ok_or(full)?;
+        let none = (0, [Segment::default(); MAX_SEGMENTS_PER_REQUEST]);
+        self.push(tag, Op::Flush, Sector::new(0), none);
+        Ok(tag)
+    }
+
+    const fn full(&self) -> Reason {
+        Reason::Full {
+            open: self.in_flight(),
+        }
+    }
+
+    /// The disk, while requests are taken.
+    fn ready(&self) -> Result<Info, Reason> {
+        let connection = self.connection.as_ref().filter(|c| c.accepting);
+        let info = connection.and_then(|c| c.info);
+        info.filter(|_| self.fault.is_none())
+            .ok_or(Reason::NotConnected)
+    }
+
+    fn check(&self, op: Op, sector: Sector, buffer: &Buffer<P>) -> Result<(), Reason> {
+        let info = self.ready()?;
+        let peer = self.connection.as_ref().map_or(DomId::DOM0, |c| c.peer);
+        if !buffer.is_granted_to(peer) {
+            return Err(Reason::ForeignBuffer { peer });
+        }
+        if op == Op::Flush {
+            return Err(Reason::Unsupported);
+        }
+        if op == Op::Write && info.read_only {
+            return Err(Reason::ReadOnly);
+        }
+        if buffer.is_empty() {
+            return Err(Reason::Empty);
+        }
+        let count = buffer.sectors();
+        let unit = u64::from(info.sector_size)
+            .checked_div(Sector::BYTES)
+            .unwrap_or(1);
+        if !sector.get().is_multiple_of(unit) || !count.get().is_multiple_of(unit) {
+            return Err(Reason::Misaligned {
+                sector,
+                bytes: buffer.len(),
+                sector_size: info.sector_size,
+            });
+        }
+        match sector.end(count) {
+            Some(end) if end.get() <= info.sectors.get() => Ok(()),
+            _ => Err(Reason::OutOfRange {
+                sector,
+                count,
+                sectors: info.sectors,
+            }),
+        }
+    }
+
+    /// Writes the request. There is room: the caller looked.
+    fn push(
+        &mut self,
+        tag: Tag,
+        op: Op,
+        sector: Sector,
+        (nr_segments, seg): (u8, [Segment; MAX_SEGMENTS_PER_REQUEST]),
+    ) {
+        let request = RequestNative {
+            operation: op.wire(),
+            nr_segments,
+            handle: self.handle.get(),
+            pad: [0; 4],
+            id: tag.get(),
+            sector_number: sector.get(),
+            seg,
+        };
+        let pushed = self
+            .connection
+            .as_mut()
+            .map(|connection| connection.ring.push(&request));
+        debug_assert_eq!(pushed, Some(Ok(())));
+        self.counters.requests = self.counters.requests.saturating_add(1);
+    }
+
+    /// Shows everything submitted to the backend, and rings its doorbell if it asked for that. Returns whether it rang.
+    pub fn kick(&mut self) -> Doorbell<bool> {
+        let Some(connection) = self.connection.as_mut() else {
+            return Ok(false);
+        };
+        if self.fault.is_some() {
+            return Ok(false);
+        }
+        self.inflight.publish();
+        if !connection.ring.publish().is_needed() {
+            return Ok(false);
+        }
+        connection.channel.notify()?;
+        self.counters.notifications = self.counters.notifications.saturating_add(1);
+        Ok(true)
+    }
+
+    /// The next request that is over; `None` when there is none now.
+    ///
+    /// # Errors
+    /// The backend lied: now, or earlier. The device is disabled; [`step`](Self::step) closes it, and what was in flight comes
+    /// back from here as [`IoError::Aborted`] once the backend has let go of it.
+    pub fn reap(&mut self) -> Result<Option<Completion<P>>, PeerFault> {
+        if let Some(orphan) = self.inflight.take_orphan() {
+            return Ok(Some(orphan));
+        }
+        if let Some(Fault::Peer(fault)) = &self.fault {
+            return Err(*fault);
+        }
+        let Some(connection) = self.connection.as_mut() else {
+            return Ok(None);
+        };
+        let answer = match connection.ring.take_response() {
+            Ok(None) => return Ok(None),
+            Ok(Some(response)) => self.inflight.complete(&response),
+            Err(fault) => Err(fault.into()),
+        };
+        match answer {
+            Ok(completion) => {
+                self.counters.responses = self.counters.responses.saturating_add(1);
+                let unsupported = completion.result == Err(IoError::Unsupported);
+                // A backend may find out late that what is below it cannot flush.
+                if let Some(info) = connection.info.as_mut().filter(|_| unsupported) {
+                    info.flush &= completion.op != Op::Flush;
+                }
+                Ok(Some(completion))
+            }
+            Err(fault) => {
+                self.fault = Some(Fault::Peer(fault));
+                Err(fault)
+            }
+        }
+    }
+
+    /// Asks to be woken by the next answer. After [`Armed::Sleep`] wait for [`channel`](Self::channel) (and for the store);
+    /// after [`Armed::Again`] reap.
+    pub fn arm(&mut self) -> Armed {
+        match &mut self.connection {
+            // A ring at fault says `Again` for ever; we latched why.
+            Some(connection) if self.fault.is_none() => connection.ring.arm(),
+            _ => Armed::Sleep,
+        }
+    }
+
+    /// What to wait for: the event channel of the present connection, if any.
+    pub fn channel(&self) -> Option<&P::Channel> {
+        self.connection.as_ref().map(|c| &c.channel)
+    }
+
+    /// Takes a pending event. If there was one: reap, then say [`serviced`](Self::serviced).
+    pub fn take_event(&mut self) -> Doorbell<bool> {
+        let pending = match &self.connection {
+            Some(connection) => connection.channel.take_pending()?,
+            None => false,
+        };
+        if pending {
+            self.counters.events = self.counters.events.saturating_add(1);
+        }
+        Ok(pending)
+    }
+
+    /// Ends the handling of an event, after reaping. Only an event behind which there was work is unmasked at once for ever: a
+    /// backend that rings without cause waits longer and longer (XSA-391).
+    pub fn serviced(&mut self) -> Doorbell<Serviced> {
+        let worked = self.counters.responses != self.events.seen;
+        self.events.seen = self.counters.responses;
+        if worked {
+            self.events.row = 0;
+        } else {
+            self.events.row = self.events.row.saturating_add(1);
+            self.counters.spurious = self.counters.spurious.saturating_add(1);
+        }
+        if cfg!(ringfence_weaken = "xsa_391_blk_delay") || self.events.row <= FORGIVEN {
+            self.unmask()?;
+            return Ok(Serviced::Unmasked);
+        }
+        let doublings = self.events.row.saturating_sub(FORGIVEN).saturating_sub(1);
+        let delay = Duration::from_millis(1u64.checked_shl(doublings).unwrap_or(u64::MAX));
+        Ok(Serviced::Spurious(delay.min(DELAY_MAX)))
+    }
+
+    /// Lets the next event come, after the wait that [`Serviced::Spurious`] asked for.
+    pub fn unmask(&self) -> Doorbell<()> {
+        match &self.connection {
+            Some(connection) => connection.channel.unmask(),
+            None => Ok(()),
+        }
+    }
+
+    /// Requests in flight, and those of ended connections that are not reaped yet.
+    pub const fn in_flight(&self) -> usize {
+        self.inflight.open().saturating_add(self.inflight.orphans())
+    }
+
+    /// How many requests can be submitted before [`Reason::Full`].
+    pub const fn free(&self) -> usize {
+        SLOTS.saturating_sub(self.in_flight())
+    }
+
+    /// What was counted.
+    pub const fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The disk, while there is a connection.
+    pub fn info(&self) -> Option<Info> {
+        self.connection.as_ref().and_then(|c| c.info)
+    }
+}
