@@ -27,7 +27,10 @@ pub mod engine;
 pub mod error;
 mod grants;
 pub mod journal;
+pub mod negotiate;
 pub mod request;
+#[cfg(feature = "std")]
+pub mod service;
 pub mod sink;
 pub mod stats;
 pub mod ticket;

@@ -1,0 +1,333 @@
+//! Finds the disks of a driver domain in XenStore, connects them, and runs their engines.
+//!
+//! [`run`] is the whole program of a block driver domain on a platform with descriptors. What it is made of can be driven by
+//! hand: a [`Service`] that looks at XenStore in [`control`](Service::control) and at rings in [`serve`](Service::serve).
+//!
+//! A service that is stopped ([`Service::stop`]) does not close its devices: it finishes what it took, flushes and lets go,
+//! with all states as they are, so that the next process of the domain goes on.
+
+mod device;
+mod disks;
+mod doorbells;
+mod run;
+mod statistics;
+mod storm;
+
+pub use disks::{DiskError, Disks, Files, Image, Images};
+pub use doorbells::{Doorbells, Polled};
+pub use run::{Options, RunError, Waiting, run};
+pub use statistics::{DeviceId, Statistics};
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use device::{Device, Life, Served};
+use ringfence_core::ids::DomId;
+use ringfence_core::platform::Platform;
+use ringfence_core::store::{Store, StoreError, StorePath, Tx, WatchEvent, domain_path, join};
+
+/// The token of the watch on all our devices.
+const ALL: &str = "vbd";
+/// The most devices of one service. The toolstack makes them, so this is a guard against its mistakes only.
+const DEVICES_MAX: usize = 4096;
+
+/// What a look at the rings left to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Turn {
+    /// Requests were taken.
+    pub worked: bool,
+    /// Call [`Service::serve`] again at once.
+    pub again: bool,
+    /// Call [`Service::control`]: a device drained or failed.
+    pub control: bool,
+    /// Call [`Service::serve`] at this time at the latest: a delayed doorbell is due.
+    pub until: Option<Duration>,
+}
+
+impl Turn {
+    const fn add(&mut self, served: Served) {
+        self.again |= served.again;
+        self.control |= served.control;
+        self.worked |= served.worked;
+    }
+}
+
+/// Which rings to look at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Look {
+    /// Those that have something to do.
+    #[default]
+    Due,
+    /// All, without asking to be rung: the next look comes soon.
+    Poll,
+    /// All, asking to be rung: before sleeping after [`Poll`](Self::Poll).
+    Arm,
+}
+
+/// All disks of one driver domain.
+pub struct Service<'p, P: Platform, D, B = Polled> {
+    platform: &'p P,
+    store: P::Store,
+    disks: D,
+    doorbells: B,
+    root: StorePath,
+    devices: BTreeMap<DeviceId, Device<'p, P>>,
+    statistics: Arc<Statistics>,
+    dirty: BTreeSet<DeviceId>,
+    rescan: bool,
+    stopping: bool,
+}
+
+impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
+    /// A service for the disks that have, or will have, their directories in the domain's `backend/vbd`.
+    ///
+    /// # Errors
+    /// If the watch cannot be set.
+    pub fn new(
+        platform: &'p P,
+        mut store: P::Store,
+        disks: D,
+        doorbells: B,
+    ) -> Result<Self, StoreError> {
+        let root = join(&domain_path(platform.domid()), "backend/vbd")?;
+        store.watch(&root, ALL)?;
+        Ok(Self {
+            platform,
+            store,
+            disks,
+            doorbells,
+            root,
+            devices: BTreeMap::new(),
+            statistics: Arc::default(),
+            dirty: BTreeSet::new(),
+            rescan: true,
+            stopping: false,
+        })
+    }
+
+    /// The counters of all devices, to be read in any thread.
+    pub const fn statistics(&self) -> &Arc<Statistics> {
+        &self.statistics
+    }
+
+    /// The store.
+    pub const fn store(&self) -> &P::Store {
+        &self.store
+    }
+
+    /// Who waits for the channels.
+    pub const fn doorbells(&self) -> &B {
+        &self.doorbells
+    }
+
+    /// Where the disks come from.
+    pub const fn disks(&self) -> &D {
+        &self.disks
+    }
+
+    /// How many devices there are, connected or not.
+    pub fn devices(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// Looks at every watch event that is pending and does what the states ask for.
+    ///
+    /// # Errors
+    /// Only when the connection to the store is of no further use.
+    pub fn control(&mut self) -> Result<(), StoreError> {
+        if self.stopping {
+            return Ok(());
+        }
+        loop {
+            while let Some(event) = self.store.next_watch()? {
+                self.note(event);
+            }
+            if core::mem::take(&mut self.rescan) {
+                self.scan()?;
+            }
+            // What changes on the way is another event.
+            let dirty = core::mem::take(&mut self.dirty);
+            if dirty.is_empty() {
+                return Ok(());
+            }
+            for id in dirty {
+                self.control_one(id)?;
+            }
+        }
+    }
+
+    fn note(&mut self, event: WatchEvent) {
+        let WatchEvent::Changed(changed) = event else {
+            self.rescan = true;
+            return;
+        };
+        let name = if changed.token == ALL {
+            let below = changed.path.strip_prefix(self.root.as_str());
+            below
+                .and_then(|below| below.strip_prefix('/'))
+                .and_then(|below| below.split_once('/'))
+        } else {
+            changed.token.split_once('-')
+        };
+        match name.and_then(|(front, vdev)| device_id(front, vdev.split('/').next()?)) {
+            Some(id) if self.devices.contains_key(&id) => {
+                self.dirty.insert(id);
+            }
+            _ => self.rescan = true,
+        }
+    }
+
+    /// Looks which devices there are. Those that are gone find that out by themselves.
+    fn scan(&mut self) -> Result<(), StoreError> {
+        self.dirty.extend(self.devices.keys());
+        for front in self.names(&self.root.clone())? {
+            let Ok(dir) = join(&self.root, &front) else {
+                continue;
+            };
+            for vdev in self.names(&dir)? {
+                let Some(id) = device_id(&front, &vdev) else {
+                    continue;
+                };
+                if self.devices.contains_key(&id) || self.devices.len() >= DEVICES_MAX {
+                    continue;
+                }
+                let stats = Arc::default();
+                self.statistics.insert(id, Arc::clone(&stats));
+                self.devices
+                    .insert(id, Device::new(self.platform.domid(), id, stats));
+                self.dirty.insert(id);
+            }
+        }
+        Ok(())
+    }
+
+    fn names(&mut self, dir: &str) -> Result<Vec<String>, StoreError> {
+        let mut buf = vec![0; 1 << 16];
+        match self.store.directory(Tx::NONE, dir, &mut buf) {
+            Ok(names) => Ok(names.map(str::to_owned).collect()),
+            Err(error) if is_lost(error) => Err(error),
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+
+    fn control_one(&mut self, id: DeviceId) -> Result<(), StoreError> {
+        let Some(device) = self.devices.get_mut(&id) else {
+            return Ok(());
+        };
+        let life = device.control(
+            self.platform,
+            &mut self.store,
+            &mut self.disks,
+            &mut self.doorbells,
+        );
+        match life {
+            Ok(Life::Goes) => {}
+            Ok(Life::Over) => {
+                self.devices.remove(&id);
+                self.statistics.remove(id);
+            }
+            Err(error) if is_lost(error) => return Err(error),
+            // The toolstack took the nodes away under us, or a quota is reached: the next event tries again.
+            Err(error) => tracing::warn!("vbd {}/{}: {error}", id.front, id.vdev),
+        }
+        Ok(())
+    }
+
+    /// Serves the ring of a device whose doorbell was rung.
+    pub fn rung(&mut self, id: DeviceId, budget: u32, now: Duration) -> Turn {
+        let mut turn = Turn::default();
+        if let Some(device) = self.devices.get_mut(&id)
+            && device.rung()
+        {
+            let served = device.serve(true, true, budget, now, &mut self.doorbells);
+            turn.add(served);
+            if served.control {
+                self.dirty.insert(id);
+            }
+        }
+        turn
+    }
+
+    /// Asks every channel and serves those that were rung: for worlds without descriptors.
+    pub fn poll(&mut self, budget: u32, now: Duration) -> Turn {
+        let ids: Vec<DeviceId> = self.devices.keys().copied().collect();
+        ids.into_iter().fold(Turn::default(), |mut turn, id| {
+            let one = self.rung(id, budget, now);
+            turn.again |= one.again;
+            turn.control |= one.control;
+            turn.worked |= one.worked;
+            turn
+        })
+    }
+
+    /// Serves the rings that have something to do without being rung: unfinished budgets, disks that finished something,
+    /// doorbells whose delay is over; or all of them. Each at most once, within the budget, so that no guest starves another.
+    pub fn serve(&mut self, look: Look, budget: u32, now: Duration) -> Turn {
+        let mut turn = Turn::default();
+        for (id, device) in &mut self.devices {
+            let unmasked = device.unmask(now, &mut self.doorbells);
+            let busy = device.engine().is_some_and(|engine| !engine.is_idle());
+            if unmasked || busy || device.due || look != Look::Due {
+                let arm = look != Look::Poll;
+                let served = device.serve(false, arm, budget, now, &mut self.doorbells);
+                turn.add(served);
+                if served.control {
+                    self.dirty.insert(*id);
+                }
+            }
+            turn.until = match (turn.until, device.masked_until()) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+        turn
+    }
+
+    /// Takes no more requests, for ever. What was taken is finished by [`serve`](Self::serve).
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        self.devices.values_mut().for_each(Device::stop);
+    }
+
+    /// Starts a flush of every connected disk.
+    pub fn flush(&mut self) {
+        for device in self.devices.values_mut() {
+            if let Some(engine) = device.engine_mut() {
+                engine.flush();
+            }
+        }
+    }
+
+    /// Whether nothing is in flight.
+    pub fn is_idle(&self) -> bool {
+        let mut engines = self.devices.values().filter_map(Device::engine);
+        engines.all(super::engine::Engine::is_idle)
+    }
+
+    /// Unmaps and unbinds everything, and writes nothing: the next process of this domain goes on.
+    pub fn leave(mut self) {
+        for device in self.devices.values_mut() {
+            device.release(&mut self.doorbells);
+        }
+    }
+}
+
+/// Whether the store will not answer anything any more.
+fn is_lost(error: StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Transport | StoreError::Desynchronised { .. }
+    )
+}
+
+/// A device by the names of its directories. Only the one spelling that the toolstack writes.
+fn device_id(front: &str, vdev: &str) -> Option<DeviceId> {
+    let front_number: u16 = front.parse().ok()?;
+    let vdev_number: u32 = vdev.parse().ok()?;
+    let id = DeviceId {
+        front: DomId::new(front_number),
+        vdev: vdev_number,
+    };
+    (front_number.to_string() == front && vdev_number.to_string() == vdev).then_some(id)
+}

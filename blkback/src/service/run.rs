@@ -1,0 +1,305 @@
+//! The loop of a block driver domain's process.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringfence_core::ids::DomId;
+use ringfence_core::platform::{Platform, PlatformError};
+use ringfence_core::store::{Connection, StoreError, Transport};
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+use thiserror::Error;
+
+use super::disks::Disks;
+use super::doorbells::Doorbells;
+use super::statistics::{DeviceId, Statistics};
+use super::{Look, Service, Turn};
+
+/// How to wait for work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Waiting {
+    /// Sleep until rung.
+    #[default]
+    Block,
+    /// Look at the rings for so long after the last work, then sleep.
+    Spin(Duration),
+    /// Never sleep.
+    Poll,
+}
+
+/// How to run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// How to wait.
+    pub waiting: Waiting,
+    /// Requests of one ring that are taken before the next ring's turn comes; at least 1.
+    pub budget: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            waiting: Waiting::Block,
+            budget: 32,
+        }
+    }
+}
+
+/// Why a service ended before it was asked to.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The store is gone.
+    #[error("xenstore: {0}")]
+    Store(#[from] StoreError),
+    /// The system failed.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+}
+
+const STORE: u64 = 0;
+const STOP: u64 = 1;
+const DISKS: u64 = 2;
+/// The first of the tokens that stand for devices.
+const DEVICE: u64 = 1 << 63;
+
+/// Serves the disks of this domain until `stop` is readable; then takes no more, finishes, flushes, unmaps, and returns with
+/// all states as they are: the guests wait for the next process of this domain. `ready` is called once with the counters,
+/// when the store is watched.
+///
+/// # Errors
+/// When the store or the waiting itself fails.
+pub fn run<P, T, D>(
+    platform: &P,
+    store: P::Store,
+    disks: D,
+    stop: BorrowedFd<'_>,
+    options: Options,
+    ready: impl FnOnce(&Arc<Statistics>),
+) -> Result<(), RunError>
+where
+    P: Platform<Store = Connection<T>>,
+    P::Channel: AsFd,
+    T: Transport + AsFd,
+    D: Disks,
+{
+    let poller = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed("epoll_create1"))?;
+    watch(&poller, store.transport().as_fd(), STORE)?;
+    watch(&poller, stop, STOP)?;
+    if let Some(fd) = disks.wake() {
+        watch(&poller, fd, DISKS)?;
+    }
+    let epoll = Epoll {
+        poller: poller.try_clone().map_err(|_| error("dup", Errno::MFILE))?,
+    };
+    let service = Service::new(platform, store, disks, epoll)?;
+    ready(service.statistics());
+    let now = Instant::now();
+    Loop {
+        service,
+        poller,
+        stop,
+        options,
+        start: now,
+        last_work: now,
+        looks: 0,
+    }
+    .run()
+}
+
+/// The channels in the epoll set.
+struct Epoll {
+    poller: OwnedFd,
+}
+
+/// Looks at the rings between two looks at the descriptors, while spinning.
+const LOOKS: u32 = 64;
+
+struct Loop<'p, P: Platform, D> {
+    service: Service<'p, P, D, Epoll>,
+    poller: OwnedFd,
+    stop: BorrowedFd<'p>,
+    options: Options,
+    start: Instant,
+    last_work: Instant,
+    /// Looks since the last one at the descriptors.
+    looks: u32,
+}
+
+impl<P, D> Loop<'_, P, D>
+where
+    P: Platform,
+    P::Channel: AsFd,
+    D: Disks,
+{
+    fn run(mut self) -> Result<(), RunError> {
+        let budget = self.options.budget.max(1);
+        let mut stopping = false;
+        let mut flushed = false;
+        let mut was_spinning = false;
+        self.service.control()?;
+        loop {
+            let spinning = self.is_spinning() && !stopping;
+            let look = match (spinning, was_spinning) {
+                (true, _) => Look::Poll,
+                (false, true) => Look::Arm,
+                (false, false) => Look::Due,
+            };
+            was_spinning = spinning;
+            let mut turn = self.service.serve(look, budget, self.start.elapsed());
+            if turn.control {
+                self.service.control()?;
+                // A connection just made has its first look at the ring to come.
+                turn.again = true;
+            }
+            if stopping && self.service.is_idle() {
+                if std::mem::replace(&mut flushed, true) {
+                    self.service.leave();
+                    return Ok(());
+                }
+                self.service.flush();
+                turn.again = true;
+            }
+            if turn.worked {
+                self.last_work = Instant::now();
+            }
+            if spinning && self.looks < LOOKS {
+                self.looks = self.looks.saturating_add(1);
+                std::hint::spin_loop();
+                continue;
+            }
+            self.looks = 0;
+            let timeout = self.timeout(&turn, spinning);
+            if self.wait(timeout.as_ref(), budget)? && !stopping {
+                stopping = true;
+                // Readable for ever: it would keep us from sleeping while the disks finish.
+                epoll::delete(&self.poller, self.stop).map_err(failed("epoll_ctl"))?;
+                self.service.stop();
+            }
+        }
+    }
+
+    fn is_spinning(&self) -> bool {
+        match self.options.waiting {
+            Waiting::Block => false,
+            Waiting::Spin(time) => self.last_work.elapsed() < time,
+            Waiting::Poll => true,
+        }
+    }
+
+    fn timeout(&self, turn: &Turn, spinning: bool) -> Option<Timespec> {
+        let none = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // After spinning, one more look with the doorbells armed comes before any sleep.
+        if turn.again || spinning {
+            return Some(none);
+        }
+        let until = turn.until?.saturating_sub(self.start.elapsed());
+        Some(Timespec::try_from(until).unwrap_or(none))
+    }
+
+    /// Waits, and serves who rang. `true` when it is time to stop.
+    fn wait(&mut self, timeout: Option<&Timespec>, budget: u32) -> Result<bool, RunError> {
+        let mut room = [MaybeUninit::<epoll::Event>::uninit(); 64];
+        let events = match epoll::wait(&self.poller, &mut room[..], timeout) {
+            Ok((events, _)) => events,
+            Err(Errno::INTR) => return Ok(false),
+            Err(errno) => return Err(error("epoll_wait", errno).into()),
+        };
+        let (mut control, mut stop) = (false, false);
+        for event in events.iter() {
+            match event.data.u64() {
+                STORE => control = true,
+                // The disks' turn is `serve`.
+                DISKS => {}
+                STOP => stop = true,
+                token => {
+                    let turn = self
+                        .service
+                        .rung(device(token), budget, self.start.elapsed());
+                    control |= turn.control;
+                    if turn.worked {
+                        self.last_work = Instant::now();
+                    }
+                }
+            }
+        }
+        if control {
+            self.service.control()?;
+        }
+        Ok(stop)
+    }
+}
+
+impl<C: AsFd> Doorbells<C> for Epoll {
+    fn add(&mut self, id: DeviceId, channel: &C) -> Result<(), PlatformError> {
+        watch(&self.poller, channel.as_fd(), token(id))
+    }
+
+    fn mask(&mut self, id: DeviceId, channel: &C, masked: bool) {
+        let flags = if masked {
+            epoll::EventFlags::empty()
+        } else {
+            epoll::EventFlags::IN
+        };
+        let data = epoll::EventData::new_u64(token(id));
+        // It is in the set, so this cannot fail; if it did, the port would be looked at too early or when next due.
+        let _ = epoll::modify(&self.poller, channel.as_fd(), data, flags);
+    }
+
+    fn remove(&mut self, _: DeviceId, channel: &C) {
+        let _ = epoll::delete(&self.poller, channel.as_fd());
+    }
+}
+
+fn watch(poller: &OwnedFd, fd: BorrowedFd<'_>, token: u64) -> Result<(), PlatformError> {
+    let data = epoll::EventData::new_u64(token);
+    epoll::add(poller, fd, data, epoll::EventFlags::IN).map_err(failed("epoll_ctl"))
+}
+
+const fn token(id: DeviceId) -> u64 {
+    DEVICE | (id.front.get() as u64) << 32 | id.vdev as u64
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "takes the token apart")]
+const fn device(token: u64) -> DeviceId {
+    DeviceId {
+        front: DomId::new((token >> 32) as u16),
+        vdev: token as u32,
+    }
+}
+
+const fn error(op: &'static str, errno: Errno) -> PlatformError {
+    PlatformError {
+        op,
+        errno: errno.raw_os_error(),
+    }
+}
+
+const fn failed(op: &'static str) -> impl Fn(Errno) -> PlatformError {
+    move |errno| error(op, errno)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_stands_for_one_device() {
+        let id = DeviceId {
+            front: DomId::new(u16::MAX),
+            vdev: u32::MAX,
+        };
+        assert_eq!(device(token(id)), id);
+        assert!(
+            token(DeviceId {
+                front: DomId::new(0),
+                vdev: 0
+            }) > DISKS
+        );
+    }
+}
