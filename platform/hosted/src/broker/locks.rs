@@ -1,0 +1,94 @@
+//! The locks on an image, at the byte offsets of QEMU's `block/file-posix.c`, so that QEMU's tools and we refuse each other.
+//!
+//! For each permission that is used, byte `100 + n` is locked, for each that is not shared byte `200 + n`, always with a shared
+//! lock of the open file description. Whoever finds the opposite byte locked by somebody else gives way.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _};
+
+/// A set of QEMU's `BLK_PERM_*`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Perms(u8);
+
+impl Perms {
+    const CONSISTENT_READ: u8 = 1 << 0;
+    const WRITE: u8 = 1 << 1;
+    const WRITE_UNCHANGED: u8 = 1 << 2;
+    const RESIZE: u8 = 1 << 3;
+    const BITS: u8 = 4;
+    const WRITER: Self = Self(Self::CONSISTENT_READ | Self::WRITE | Self::RESIZE);
+    const READER: Self = Self(Self::CONSISTENT_READ);
+    /// What both leave to others.
+    const SHARED: Self = Self(Self::CONSISTENT_READ | Self::WRITE_UNCHANGED);
+
+    fn bits(self) -> impl Iterator<Item = i64> {
+        (0..Self::BITS)
+            .filter(move |bit| self.0 & (1 << bit) != 0)
+            .map(i64::from)
+    }
+
+    const fn others(self) -> Self {
+        Self(!self.0)
+    }
+}
+
+/// `RAW_LOCK_PERM_BASE`
+const USED: i64 = 100;
+/// `RAW_LOCK_SHARED_BASE`
+const NOT_SHARED: i64 = 200;
+
+fn lock(fd: &impl AsFd, cmd: libc::c_int, kind: libc::c_int, at: i64) -> io::Result<libc::flock> {
+    // SAFETY: a plain C struct of integers.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_start = at;
+    lock.l_len = 1;
+    // SAFETY: the descriptor is open, and `lock` lives as long as the call.
+    match unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), cmd, &raw mut lock) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(lock),
+    }
+}
+
+/// What another holder keeps us from, in the words of QEMU's own message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Conflict {
+    /// Somebody writes or resizes.
+    Used,
+    /// Somebody does not want others to do what we want to.
+    NotShared,
+}
+
+/// Locks the image behind `fd` for reading, or for writing as well. `Some` says that somebody else is in the way; the caller
+/// then closes `fd`, which drops the locks taken.
+pub(super) fn acquire(fd: &impl AsFd, read_only: bool) -> io::Result<Option<Conflict>> {
+    let used = if read_only {
+        Perms::READER
+    } else {
+        Perms::WRITER
+    };
+    let refused = Perms::SHARED.others();
+    for at in used
+        .bits()
+        .map(|bit| USED + bit)
+        .chain(refused.bits().map(|bit| NOT_SHARED + bit))
+    {
+        lock(fd, libc::F_OFD_SETLK, libc::F_RDLCK, at)?;
+    }
+    let taken = |at| -> io::Result<bool> {
+        let found = lock(fd, libc::F_OFD_GETLK, libc::F_WRLCK, at)?;
+        Ok(found.l_type != libc::F_UNLCK as libc::c_short)
+    };
+    for bit in refused.bits() {
+        if taken(USED + bit)? {
+            return Ok(Some(Conflict::Used));
+        }
+    }
+    for bit in used.bits() {
+        if taken(NOT_SHARED + bit)? {
+            return Ok(Some(Conflict::NotShared));
+        }
+    }
+    Ok(None)
+}

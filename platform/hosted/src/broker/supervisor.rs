@@ -1,0 +1,100 @@
+//! Whether and when a dead process is started again.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// What happens when the process of a domain ends. The domain itself stays either way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RestartPolicy {
+    /// Nothing.
+    Never,
+    /// A process that did not exit with 0 is followed by another, at once first and ever later while it keeps failing.
+    OnFailure,
+}
+
+/// The first restart comes after this, each further one after twice as long.
+const FIRST: Duration = Duration::from_millis(100);
+/// The longest pause.
+const LONGEST: Duration = Duration::from_secs(30);
+/// A process that lived this long failed for the first time.
+const HEALTHY: Duration = Duration::from_secs(60);
+
+/// The memory of one domain's failures.
+#[derive(Clone, Debug)]
+pub(super) struct Supervisor {
+    policy: RestartPolicy,
+    started: Instant,
+    pause: Duration,
+    /// Processes started after the first.
+    pub(super) restarts: u32,
+    due: Option<Instant>,
+}
+
+impl Supervisor {
+    pub(super) const fn new(policy: RestartPolicy, now: Instant) -> Self {
+        Self {
+            policy,
+            started: now,
+            pause: FIRST,
+            restarts: 0,
+            due: None,
+        }
+    }
+
+    /// A process was started.
+    pub(super) fn started(&mut self, now: Instant) {
+        self.started = now;
+        self.due = None;
+    }
+
+    /// The process ended; `failed` unless it exited with 0. Returns the pause before the next.
+    pub(super) fn ended(&mut self, now: Instant, failed: bool) -> Option<Duration> {
+        if self.policy == RestartPolicy::Never || !failed {
+            return None;
+        }
+        if now.duration_since(self.started) >= HEALTHY {
+            self.pause = FIRST;
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST);
+        self.restarts = self.restarts.saturating_add(1);
+        self.due = Some(now + pause);
+        Some(pause)
+    }
+
+    /// When to start the next process.
+    pub(super) const fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// No further process.
+    pub(super) fn give_up(&mut self) {
+        self.policy = RestartPolicy::Never;
+        self.due = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_a_long_life_forgives() {
+        let start = Instant::now();
+        let mut it = Supervisor::new(RestartPolicy::OnFailure, start);
+        assert_eq!(it.ended(start, false), None);
+        for expected in [100, 200, 400] {
+            assert_eq!(it.ended(start, true), Some(Duration::from_millis(expected)));
+        }
+        for _ in 0..20 {
+            it.ended(start, true);
+        }
+        assert_eq!(it.ended(start, true), Some(LONGEST));
+        assert_eq!(it.ended(start + HEALTHY, true), Some(FIRST));
+        assert_eq!(
+            Supervisor::new(RestartPolicy::Never, start).ended(start, true),
+            None
+        );
+    }
+}

@@ -1,0 +1,151 @@
+//! What a domain and the broker say to each other. The socket is the domain's identity: no message names its sender.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
+
+use ringfence_core::platform::PlatformError;
+use rustix::net::{RecvFlags, SendFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::image::{ImageError, ImageSpec};
+use crate::packet::{self, Received};
+
+/// Names the descriptor of the control socket in the environment of a domain's process.
+pub const CONTROL_FD_ENV: &str = "RINGFENCE_CONTROL_FD";
+
+/// What kind of life a domain has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum DomainKind {
+    /// Runs backends; its process is sandboxed and may be restarted.
+    DriverDomain,
+    /// Runs frontends.
+    Guest,
+}
+
+/// From a domain to the broker. All but [`Close`](Self::Close) are answered, in order.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Who am I? Answered with the socket of the store.
+    Hello,
+    /// The pair of arenas in which the sender grants pages to `peer`, made if missing.
+    Own { peer: u16 },
+    /// The pair of arenas in which `owner` grants pages to the sender.
+    Reach { owner: u16 },
+    /// `EVTCHNOP_alloc_unbound`
+    AllocUnbound { peer: u16 },
+    /// `EVTCHNOP_bind_interdomain`
+    Bind { peer: u16, port: u32 },
+    /// The descriptors of a port that the sender's domain already has.
+    Adopt { port: u32 },
+    /// `EVTCHNOP_close`, not answered.
+    Close { port: u32 },
+    /// The image of the disk with this backend directory.
+    OpenImage { backend_path: String },
+}
+
+/// From the broker to a domain; the descriptors are listed in their order.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    /// The store's socket.
+    Welcome {
+        domid: u16,
+        name: String,
+        kind: DomainKind,
+        broker: u32,
+    },
+    /// The read-write and the read-only arena.
+    Arenas { base: u32 },
+    /// The end to read and the end to write.
+    Port { port: u32 },
+    /// The image.
+    Image { spec: ImageSpec, bytes: u64 },
+    /// Refused.
+    Refused(Refusal),
+}
+
+/// Why the broker refused.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Refusal {
+    NoDomain,
+    NoArena,
+    NoPort,
+    Exhausted,
+    Image(ImageError),
+    Errno(i32),
+}
+
+/// The domain's end of the control socket.
+#[derive(Debug)]
+pub(crate) struct Link {
+    socket: OwnedFd,
+    state: Mutex<Vec<u32>>,
+}
+
+impl Link {
+    pub(crate) fn new(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            state: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Sends a request and waits for its answer.
+    pub(crate) fn call(&self, request: &Request) -> Result<(Reply, Vec<OwnedFd>), PlatformError> {
+        let mut unsent = self
+            .state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        for port in unsent.drain(..) {
+            self.send(&Request::Close { port }, SendFlags::empty())?;
+        }
+        self.send(request, SendFlags::empty())?;
+        match packet::recv(self.socket.as_fd(), RecvFlags::empty()) {
+            Ok(Received::Message(reply, fds)) => Ok((reply, fds)),
+            Ok(Received::Closed) => Err(failed("broker closed", rustix::io::Errno::CONNRESET)),
+            Ok(_) => Err(failed("recvmsg", rustix::io::Errno::BADMSG)),
+            Err(error) => Err(system("recvmsg", &error)),
+        }
+    }
+
+    /// Closes a port. Never blocks: when the socket is full, the next call says it.
+    pub(crate) fn close_port(&self, port: u32) {
+        let mut unsent = self
+            .state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if !unsent.is_empty()
+            || self
+                .send(&Request::Close { port }, SendFlags::DONTWAIT)
+                .is_err()
+        {
+            unsent.push(port);
+        }
+    }
+
+    fn send(&self, request: &Request, flags: SendFlags) -> Result<(), PlatformError> {
+        packet::send(self.socket.as_fd(), request, &[], flags)
+            .map_err(|error| system("sendmsg", &error))
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A failed system call, as the platform traits report it.
+pub(crate) const fn failed(op: &'static str, errno: rustix::io::Errno) -> PlatformError {
+    PlatformError {
+        op,
+        errno: errno.raw_os_error(),
+    }
+}
+
+/// As [`failed`], of the standard library's error.
+pub(crate) fn system(op: &'static str, error: &std::io::Error) -> PlatformError {
+    PlatformError {
+        op,
+        errno: error.raw_os_error().unwrap_or(0),
+    }
+}

@@ -1,0 +1,227 @@
+//! A domain's process: the platform that its drivers run on.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ringfence_core::platform::{
+    Access, Capabilities, EvtchnError, GrantCopy, GrantError, Platform, PlatformError,
+};
+use ringfence_core::{DomId, EvtchnPort, GrantRef};
+use thiserror::Error;
+
+use crate::control::{CONTROL_FD_ENV, DomainKind, Link, Refusal, Reply, Request};
+use crate::evtchn::{self, Channel};
+use crate::grants::{Arenas, Granted, Mapping};
+use crate::image::{ImageError, ImageSpec};
+use crate::store::{HostedStore, StoreSocket};
+
+/// Why a process is no domain's.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum InheritError {
+    /// The environment names no control socket: the broker did not start this process.
+    #[error("{CONTROL_FD_ENV} is not set: the broker did not start this process")]
+    NotADomain,
+    /// The environment names something that is no socket, or it was taken already.
+    #[error("{CONTROL_FD_ENV}={0} names no socket of ours")]
+    NoSocket(String),
+    /// The broker did not answer as it should.
+    #[error("the broker did not say who we are: {0}")]
+    Broker(#[from] PlatformError),
+}
+
+/// Why an image was not opened.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum OpenImageError {
+    /// It cannot be served.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The broker did not answer as it should.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+}
+
+/// An image as the broker opened it for this process.
+#[derive(Debug)]
+pub struct OpenedImage {
+    /// A description of this process's own, which carries the image's lock: duplicate it nowhere.
+    pub file: File,
+    /// What the configuration says about it.
+    pub spec: ImageSpec,
+    /// Size in bytes, a multiple of 512.
+    pub bytes: u64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    domid: DomId,
+    name: String,
+    kind: DomainKind,
+    broker: u32,
+    link: Arc<Link>,
+    arenas: Arenas,
+}
+
+/// The platform of a process that the broker started. A handle: clones are the same domain, and may be used in any thread.
+#[derive(Clone, Debug)]
+pub struct Hosted(Arc<Inner>);
+
+static INHERITED: AtomicBool = AtomicBool::new(false);
+
+impl Hosted {
+    /// Takes the socket that the broker left to this process, once.
+    ///
+    /// # Errors
+    /// [`InheritError`] if there is none, or the broker does not answer.
+    pub fn inherited() -> Result<(Self, HostedStore), InheritError> {
+        let text = std::env::var(CONTROL_FD_ENV).map_err(|_| InheritError::NotADomain)?;
+        let refused = || InheritError::NoSocket(text.clone());
+        let number: RawFd = text.parse().map_err(|_| refused())?;
+        if number <= 2 || INHERITED.swap(true, Ordering::SeqCst) {
+            return Err(refused());
+        }
+        // SAFETY: the broker opened it for us and told nobody else; taken only once.
+        let socket = unsafe { OwnedFd::from_raw_fd(number) };
+        if rustix::net::sockopt::socket_type(&socket) != Ok(rustix::net::SocketType::SEQPACKET) {
+            std::mem::forget(socket);
+            return Err(refused());
+        }
+        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)
+            .map_err(|errno| crate::control::failed("fcntl", errno))?;
+        Self::on(socket)
+    }
+
+    /// Speaks for the domain at the other end of `socket`.
+    pub(crate) fn on(socket: OwnedFd) -> Result<(Self, HostedStore), InheritError> {
+        let link = Link::new(socket);
+        let (reply, fds) = link.call(&Request::Hello)?;
+        let (
+            Reply::Welcome {
+                domid,
+                name,
+                kind,
+                broker,
+            },
+            Ok([store]),
+        ) = (reply, <[_; 1]>::try_from(fds))
+        else {
+            return Err(crate::control::failed("hello", rustix::io::Errno::BADMSG).into());
+        };
+        let hosted = Self(Arc::new(Inner {
+            domid: DomId::new(domid),
+            name,
+            kind,
+            broker,
+            link: Arc::new(link),
+            arenas: Arenas::default(),
+        }));
+        Ok((hosted, HostedStore::new(StoreSocket::new(store))))
+    }
+
+    /// The domain's name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The domain's kind.
+    pub fn kind(&self) -> DomainKind {
+        self.0.kind
+    }
+
+    /// The broker's process, for messages and probes.
+    pub fn broker_pid(&self) -> u32 {
+        self.0.broker
+    }
+
+    /// Takes over a page that an earlier process of this domain granted to `peer` (contract D2).
+    ///
+    /// # Errors
+    /// [`GrantError::Refused`] if there is no such page, or somebody has it already.
+    pub fn adopt_grant(&self, peer: DomId, gref: GrantRef) -> Result<Granted, GrantError> {
+        self.0.arenas.adopt(&self.0.link, peer, gref)
+    }
+
+    /// Takes over a port that an earlier process of this domain allocated (contract D2).
+    ///
+    /// # Errors
+    /// [`EvtchnError::Refused`], naming ourselves, if there is no such port.
+    pub fn adopt_port(&self, port: EvtchnPort) -> Result<Channel, EvtchnError> {
+        let request = Request::Adopt { port: port.get() };
+        evtchn::open(&self.0.link, &request, self.0.domid, port)
+    }
+
+    /// Asks for the image of one of our disks, named by its backend directory in the store.
+    ///
+    /// Waits while I/O of an earlier process of this domain is still under way.
+    ///
+    /// # Errors
+    /// [`OpenImageError::Image`] says what is wrong with the image, in words for the `error` node.
+    pub fn open_image(&self, backend_path: &str) -> Result<OpenedImage, OpenImageError> {
+        let request = Request::OpenImage {
+            backend_path: backend_path.to_owned(),
+        };
+        let (reply, fds) = self.0.link.call(&request)?;
+        match (reply, <[_; 1]>::try_from(fds)) {
+            (Reply::Image { spec, bytes }, Ok([file])) => Ok(OpenedImage {
+                file: file.into(),
+                spec,
+                bytes,
+            }),
+            (Reply::Refused(Refusal::Image(error)), _) => Err(error.into()),
+            _ => Err(crate::control::failed("open_image", rustix::io::Errno::BADMSG).into()),
+        }
+    }
+}
+
+/// Readable or hung up only when the broker is gone.
+impl AsFd for Hosted {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.link.as_fd()
+    }
+}
+
+impl Platform for Hosted {
+    type Granted = Granted;
+    type Mapping = Mapping;
+    type Channel = Channel;
+    type Store = HostedStore;
+
+    fn domid(&self) -> DomId {
+        self.0.domid
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            grant_in_place: false,
+            revocable: false,
+        }
+    }
+
+    fn alloc(&self, peer: DomId, access: Access) -> Result<Granted, GrantError> {
+        self.0.arenas.alloc(&self.0.link, peer, access)
+    }
+
+    fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapping, GrantError> {
+        self.0.arenas.map(&self.0.link, peer, refs, access)
+    }
+
+    fn copy(&self, peer: DomId, ops: &mut [GrantCopy<'_>]) -> Result<(), PlatformError> {
+        self.0.arenas.copy(&self.0.link, peer, ops)
+    }
+
+    fn alloc_unbound(&self, peer: DomId) -> Result<Channel, EvtchnError> {
+        let request = Request::AllocUnbound { peer: peer.get() };
+        evtchn::open(&self.0.link, &request, peer, EvtchnPort::new(0))
+    }
+
+    fn bind(&self, peer: DomId, port: EvtchnPort) -> Result<Channel, EvtchnError> {
+        let request = Request::Bind {
+            peer: peer.get(),
+            port: port.get(),
+        };
+        evtchn::open(&self.0.link, &request, peer, port)
+    }
+}
