@@ -59,7 +59,12 @@ impl Lane {
     /// Bytes queued between the two indices.
     fn queued(&self, prod: RingIndex, cons: RingIndex) -> Result<u32, PeerFault> {
         let queued = prod.since(cons);
-        if queued <= self.size {
+        let most = if cfg!(ringfence_weaken = "xsa_38_full") {
+            self.size.wrapping_sub(1)
+        } else {
+            self.size
+        };
+        if queued <= most {
             return Ok(queued);
         }
         Err(PeerFault::ByteIndex {
@@ -79,7 +84,10 @@ impl Lane {
         }
         let prod = self.load(mem, self.prod);
         let cons = self.load(mem, self.cons);
-        self.queued(prod, cons)?;
+        let queued = self.queued(prod, cons);
+        if !cfg!(ringfence_weaken = "xsa_38_attach") {
+            queued?;
+        }
         Ok((prod, cons))
     }
 
@@ -136,7 +144,7 @@ impl<M: RingMem> ByteReader<M> {
     /// Reads up to `dst.len()` bytes and says how many; ring the doorbell if more than 0, the writer may wait for room.
     pub fn read(&mut self, dst: &mut [u8]) -> Result<usize, PeerFault> {
         let queued = self.queued()? as usize;
-        let queued = if cfg!(ringfence_weaken = "xsa_155_byte_index") {
+        let queued = if cfg!(ringfence_weaken = "xsa_38_double_read") {
             self.queued()? as usize
         } else {
             queued
@@ -194,6 +202,9 @@ impl<M: RingMem> ByteWriter<M> {
             return Err(fault);
         }
         let cons = self.lane.load(&self.mem, self.lane.cons);
+        if cfg!(ringfence_weaken = "xsa_86_own_index") {
+            self.prod = self.lane.load(&self.mem, self.lane.prod);
+        }
         if cfg!(ringfence_weaken = "xsa_86_writer") {
             return Ok(self.lane.size.wrapping_sub(self.prod.since(cons)));
         }

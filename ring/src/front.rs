@@ -130,7 +130,12 @@ impl<M: RingMem, P: Protocol> Front<M, P> {
     /// Shows all pushed requests to the peer and says whether to ring its doorbell (`RING_PUSH_REQUESTS_AND_CHECK_NOTIFY`).
     #[inline]
     pub fn publish(&mut self) -> Notify {
-        let (old, new) = (self.req_prod, self.req_prod_pvt);
+        let new = self.req_prod_pvt;
+        let old = if cfg!(ringfence_weaken = "xsa_155_own_index") {
+            RingIndex::new(self.mem.load_u32(REQ_PROD))
+        } else {
+            self.req_prod
+        };
         if old == new {
             return Notify::No;
         }

@@ -1,4 +1,5 @@
 //! Fuzz targets as plain functions: run over a corpus on stable, and by cargo-fuzz where there is a nightly.
 
+pub mod ring;
 pub mod store_client;
 pub mod xenstored;
