@@ -2,7 +2,7 @@
 //!
 //! [`back::step`] and [`front::step`] are pure and total: they are asked again after every watch event and every piece of work
 //! done, look at the present and remember nothing, so that coalesced, spurious and missed events make no difference. What they
-//! answer for every input is settled by the two states, what is held and what is wished.
+//! answer for every input stands in `back.table` and `front.table` beside them, with a source for each line; a test compares.
 //!
 //! Stopping the process of a backend is *not* an input. It stops taking requests, finishes those it has, unmaps and exits with
 //! the states as they are; the next process of the same domain finds 4 and 4 and is told to [`Resume`](BackAction::Resume).
@@ -10,6 +10,11 @@
 pub mod back;
 pub mod front;
 pub mod paths;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod table;
 
 pub use back::{BackAction, BackView, BackWish};
 pub use front::{FrontAction, FrontView, FrontWish};

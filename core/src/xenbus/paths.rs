@@ -72,7 +72,7 @@ pub fn switch_state<S: Store>(
 }
 
 /// Says why the device of `dir` failed in its `error` node (`22 <message>`, cut at 256 bytes), then writes state 5, also if the
-/// `error` node could not be written.
+/// `error` node could not be written. That we may not write it is no failure: not every toolstack makes a place for it.
 pub fn fatal<S: Store>(
     store: &mut S,
     dir: &str,
@@ -83,7 +83,10 @@ pub fn fatal<S: Store>(
     let _ = write!(text, "{EINVAL} {message}");
     let told = error_path(dir).and_then(|path| store.write(Tx::NONE, &path, text.0.as_bytes()));
     switch_state(store, dir, XenbusState::Closing)?;
-    told
+    match told {
+        Err(StoreError::Denied) => Ok(()),
+        told => told,
+    }
 }
 
 /// Text that ends where its room ends.
