@@ -138,12 +138,9 @@ pub struct GuestWork {
     /// Requests in flight while copying
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=32))]
     pub depth: u16,
-    /// Serve a disk over NBD on a Unix socket, e.g. xvda=/path/to.sock; may be given several times
+    /// Serve a disk over NBD on a Unix socket, e.g. xvda=/path/to.sock
     #[arg(long = "nbd-export", value_name = "VDEV=SOCKET")]
-    pub nbd_export: Vec<String>,
-    /// Write what was counted to this file as JSON
-    #[arg(long, value_name = "FILE")]
-    pub report: Option<PathBuf>,
+    pub nbd_export: Option<String>,
 }
 
 /// `xenstore`
@@ -193,9 +190,9 @@ pub enum DomainMain {
     },
     /// A guest
     Guest {
-        /// The numbers of its disks, in the order of the command line
+        /// Its disks, as name=number, in the order of the command line
         #[arg(long = "vdev")]
-        vdevs: Vec<u32>,
+        vdevs: Vec<String>,
         /// What it does
         #[command(flatten)]
         work: GuestWork,

@@ -1,2 +1,59 @@
 //! The `ringfence` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use ringfence_cli::args::{Cli, Command, DomainMain};
+use ringfence_cli::{backend, block, domains, guest, host, xenstore};
+use ringfence_hosted::RunDir;
+use ringfence_hosted::admin::Client;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")),
+        )
+        .init();
+    match run(&Cli::parse()) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("ringfence: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<u8> {
+    if let Command::DomainMain(main) = &cli.command {
+        return match main {
+            DomainMain::DriverDomain {
+                options,
+                probe_sandbox,
+            } => backend::run(options, *probe_sandbox),
+            DomainMain::Guest { vdevs, work } => guest::run(vdevs, work),
+        }
+        .map(|()| 0);
+    }
+    let run_dir = RunDir::resolve(cli.run_dir.as_deref())?;
+    match &cli.command {
+        Command::Host => host::run(&run_dir)?,
+        Command::DriverDomain(wanted) => return domains::driver_domain(&run_dir, wanted),
+        Command::Guest(wanted) => return domains::guest(&run_dir, wanted),
+        Command::BlockAttach { guest, disk } => {
+            block::attach(&Client::connect(&run_dir)?, guest, disk)?
+        }
+        Command::BlockDetach { guest, vdev } => {
+            block::detach(&Client::connect(&run_dir)?, guest, vdev)?
+        }
+        Command::BlockList { guest, json } => {
+            block::list(&Client::connect(&run_dir)?, guest.as_deref(), *json)?
+        }
+        Command::Xenstore(command) => xenstore::run(&run_dir, command)?,
+        Command::Shutdown => Client::connect(&run_dir)?.shutdown()?,
+        Command::DomainMain(_) => {}
+    }
+    Ok(0)
+}

@@ -1,6 +1,6 @@
 //! The NBD server over a disk in memory, driven by programs that none of us wrote.
 
-use ringfence_cli::nbd::{Geometry, Listener, MemoryBlocks, REQUEST_MAX, Server};
+use ringfence_cli::nbd::{Geometry, Listener, MemoryBlocks, REQUEST_MAX, Server, serve};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
@@ -344,4 +344,33 @@ fn a_socket_in_use_is_refused_and_a_stale_one_replaced() {
     assert_eq!(std::fs::read(&precious).expect("kept"), b"text");
     assert!(Listener::bind(Path::new("/nonexistent/sock")).is_err());
     served.stop();
+}
+
+#[test]
+fn one_thread_serves_several_disks() {
+    if !have("one_thread_serves_several_disks", &["qemu-io"]) {
+        return;
+    }
+    let dir = std::env::temp_dir().join(format!("ringfence-several-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a directory");
+    let sockets = ["a", "b"].map(|name| dir.join(name));
+    let listeners = sockets
+        .each_ref()
+        .map(|path| Listener::bind(path).expect("a socket"));
+    let (stop, stopped) = UnixStream::pair().expect("a pair");
+    let thread = thread::spawn(move || {
+        let mut servers =
+            listeners.map(|listener| Server::new(listener, "disk", memory(GEOMETRY, 9)));
+        serve(&mut servers, stopped.as_fd()).expect("serves");
+        servers.map(Server::into_blocks)
+    });
+    for (socket, pattern) in sockets.iter().zip(["0x0a", "0x0b"]) {
+        let uri = format!("nbd+unix:///disk?socket={}", socket.display());
+        let write = format!("write -P {pattern} 1 1000");
+        succeed("qemu-io", &["-f", "raw", "-c", &write, &uri]);
+    }
+    drop(stop);
+    let disks = thread.join().expect("the servers end well");
+    assert_eq!(disks.map(|disk| disk.bytes()[1000]), [0x0a, 0x0b]);
+    std::fs::remove_dir_all(&dir).expect("the directory goes");
 }

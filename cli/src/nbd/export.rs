@@ -198,6 +198,12 @@ impl<B: Blocks> Export<B> {
         self.blocks.arm()
     }
 
+    /// The disk, for a test that does something to it.
+    #[cfg(test)]
+    pub(crate) fn blocks_mut(&mut self) -> &mut B {
+        &mut self.blocks
+    }
+
     /// See [`Blocks::wake`].
     pub fn wake(&self) -> Vec<BorrowedFd<'_>> {
         self.blocks.wake()
@@ -339,3 +345,6 @@ impl<B: Blocks> Export<B> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

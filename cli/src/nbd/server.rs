@@ -105,24 +105,102 @@ pub struct Server<B> {
     export: Export<B>,
     clients: Vec<Client>,
     next_client: u64,
+    accepts: bool,
 }
 
-/// What became ready.
-#[derive(Default)]
-struct Ready {
-    listener: bool,
-    stop: bool,
-    clients: Vec<ClientId>,
+/// Serves all of `servers`, which share this thread, until `stop` becomes readable; then finishes what is on its way.
+///
+/// # Errors
+/// Waiting or accepting fails. A client's failure ends that client only.
+pub fn serve<B: Blocks>(servers: &mut [Server<B>], stop: BorrowedFd<'_>) -> Result<(), ServeError> {
+    let mut stopping = false;
+    loop {
+        servers.iter_mut().for_each(Server::turn);
+        if stopping && servers.iter().all(|server| server.export.is_idle()) {
+            return Ok(());
+        }
+        let ready = wait(servers, (!stopping).then_some(stop))?;
+        if ready.contains(&Source::Stop) {
+            stopping = true;
+            for server in &mut *servers {
+                server.accepts = false;
+                server.clients.iter_mut().for_each(Client::close);
+            }
+        }
+        for source in ready {
+            match source {
+                Source::Stop => {}
+                Source::Listener(at) => servers.get_mut(at).map_or(Ok(()), Server::accept)?,
+                Source::Client(at, id) => {
+                    if let Some(server) = servers.get_mut(at) {
+                        server
+                            .clients
+                            .iter_mut()
+                            .filter(|client| client.id() == id)
+                            .for_each(Client::set_readable);
+                    }
+                }
+            }
+        }
+    }
 }
 
+/// Something to wait for; servers by their index.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     Stop,
-    Listener,
-    Client(ClientId),
+    Listener(usize),
+    Client(usize, ClientId),
+}
+
+/// Sleeps. A client that we want nothing of is not polled: its hang-up would be reported over and over.
+fn wait<B: Blocks>(servers: &[Server<B>], stop: Option<BorrowedFd<'_>>) -> io::Result<Vec<Source>> {
+    let mut fds = Vec::new();
+    let mut sources = Vec::new();
+    if let Some(stop) = stop {
+        sources.push(Source::Stop);
+        fds.push(PollFd::from_borrowed_fd(stop, PollFlags::IN));
+    }
+    for (at, server) in servers.iter().enumerate() {
+        if server.accepts && server.clients.len() < CLIENTS_MAX {
+            sources.push(Source::Listener(at));
+            fds.push(PollFd::from_borrowed_fd(
+                server.listener.socket.as_fd(),
+                PollFlags::IN,
+            ));
+        }
+        for client in &server.clients {
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, client.wants_input());
+            flags.set(PollFlags::OUT, client.wants_output());
+            if !flags.is_empty() {
+                sources.push(Source::Client(at, client.id()));
+                fds.push(PollFd::from_borrowed_fd(client.as_fd(), flags));
+            }
+        }
+    }
+    // The disks are looked at after every sleep, so it does not matter which of them woke us.
+    for server in servers {
+        let wake = server.export.wake();
+        fds.extend(
+            wake.into_iter()
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+        );
+    }
+    match poll(&mut fds, None) {
+        Ok(_) => {}
+        Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
+        Err(errno) => return Err(errno.into()),
+    }
+    let ready = sources
+        .into_iter()
+        .zip(&fds)
+        .filter(|(_, fd)| !fd.revents().is_empty());
+    Ok(ready.map(|(source, _)| source).collect())
 }
 
 impl<B: Blocks> Server<B> {
-    /// Serves `blocks` under `name`, once [`run`](Self::run) is called.
+    /// Serves `blocks` under `name`, once [`serve`] is called.
     pub fn new(listener: Listener, name: &str, blocks: B) -> Self {
         let export = Export::new(blocks);
         let offer = Offer {
@@ -135,34 +213,16 @@ impl<B: Blocks> Server<B> {
             export,
             clients: Vec::new(),
             next_client: 0,
+            accepts: true,
         }
     }
 
-    /// Serves clients until `stop` becomes readable; then finishes what is on its way and returns.
+    /// Serves this one alone: see [`serve`].
     ///
     /// # Errors
-    /// Waiting or accepting fails. A client's failure ends that client only.
+    /// As [`serve`].
     pub fn run(&mut self, stop: BorrowedFd<'_>) -> Result<(), ServeError> {
-        let mut stopping = false;
-        loop {
-            self.turn();
-            if stopping && self.export.is_idle() {
-                return Ok(());
-            }
-            let ready = self.wait((!stopping).then_some(stop))?;
-            if ready.stop {
-                stopping = true;
-                self.clients.iter_mut().for_each(Client::close);
-            }
-            for client in &mut self.clients {
-                if ready.clients.contains(&client.id()) {
-                    client.set_readable();
-                }
-            }
-            if ready.listener && !stopping {
-                self.accept()?;
-            }
-        }
+        serve(std::slice::from_mut(self), stop)
     }
 
     /// The disk, with its clients' connections closed.
@@ -199,57 +259,7 @@ impl<B: Blocks> Server<B> {
         }
     }
 
-    /// Sleeps. A client that we want nothing of is not polled: its hang-up would be reported over and over.
-    fn wait(&self, stop: Option<BorrowedFd<'_>>) -> io::Result<Ready> {
-        let wake = self.export.wake();
-        let accepts = self.clients.len() < CLIENTS_MAX && stop.is_some();
-        let mut fds = Vec::new();
-        let mut sources = Vec::new();
-        if let Some(stop) = stop {
-            sources.push(Source::Stop);
-            fds.push(PollFd::from_borrowed_fd(stop, PollFlags::IN));
-        }
-        if accepts {
-            sources.push(Source::Listener);
-            fds.push(PollFd::from_borrowed_fd(
-                self.listener.socket.as_fd(),
-                PollFlags::IN,
-            ));
-        }
-        for client in &self.clients {
-            let mut flags = PollFlags::empty();
-            flags.set(PollFlags::IN, client.wants_input());
-            flags.set(PollFlags::OUT, client.wants_output());
-            if !flags.is_empty() {
-                sources.push(Source::Client(client.id()));
-                fds.push(PollFd::from_borrowed_fd(client.as_fd(), flags));
-            }
-        }
-        fds.extend(
-            wake.iter()
-                .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
-        );
-        match poll(&mut fds, None) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => return Ok(Ready::default()),
-            Err(errno) => return Err(errno.into()),
-        }
-        let mut ready = Ready::default();
-        for (source, _) in sources
-            .iter()
-            .zip(&fds)
-            .filter(|(_, fd)| !fd.revents().is_empty())
-        {
-            match source {
-                Source::Stop => ready.stop = true,
-                Source::Listener => ready.listener = true,
-                Source::Client(id) => ready.clients.push(*id),
-            }
-        }
-        Ok(ready)
-    }
-
-    fn accept(&mut self) -> io::Result<()> {
+    fn accept(&mut self) -> Result<(), ServeError> {
         match self.listener.socket.accept() {
             Ok((socket, _)) => {
                 socket.set_nonblocking(true)?;
@@ -263,7 +273,7 @@ impl<B: Blocks> Server<B> {
                 ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {
                     Ok(())
                 }
-                _ => Err(error),
+                _ => Err(error.into()),
             },
         }
     }

@@ -1,0 +1,128 @@
+//! `driver-domain` and `guest`: asks the broker for a domain and stays until it ends.
+
+use std::os::fd::AsFd;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use ringfence_core::DomId;
+use ringfence_hosted::RunDir;
+use ringfence_hosted::admin::{Client, DomainKind, Exit, NewDomain, RestartPolicy};
+
+use crate::args::{DriverDomain, Guest, Restart};
+use crate::block;
+use crate::signals::Stop;
+
+fn word<V: ValueEnum>(value: &V) -> String {
+    value
+        .to_possible_value()
+        .map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+/// Makes a driver domain and waits for its end; gives the status to exit with.
+///
+/// # Errors
+/// What the broker said.
+pub fn driver_domain(run_dir: &RunDir, wanted: &DriverDomain) -> Result<u8> {
+    let mut argv = vec!["domain-main".to_owned(), "driver-domain".into()];
+    argv.extend([
+        "--sandbox".into(),
+        word(&wanted.options.sandbox),
+        "--wait".into(),
+        word(&wanted.options.wait),
+    ]);
+    if wanted.probe_sandbox {
+        argv.push("--probe-sandbox".into());
+    }
+    let restart = match wanted.restart {
+        Restart::Never => RestartPolicy::Never,
+        Restart::OnFailure => RestartPolicy::OnFailure,
+    };
+    let client = Client::connect(run_dir)?;
+    let domid = create(
+        &client,
+        &wanted.name,
+        DomainKind::DriverDomain,
+        argv,
+        restart,
+    )?;
+    wait(run_dir, &client, domid)
+}
+
+/// Makes a guest, attaches its disks, and waits for its end; gives the status to exit with.
+///
+/// # Errors
+/// What the broker or a backend said; the guest is destroyed then.
+pub fn guest(run_dir: &RunDir, wanted: &Guest) -> Result<u8> {
+    let mut argv = vec!["domain-main".to_owned(), "guest".into()];
+    for disk in &wanted.disks {
+        argv.push(format!("--vdev={}={}", disk.vdev_name, disk.vdev.get()));
+    }
+    argv.push(format!("--depth={}", wanted.work.depth));
+    argv.extend(wanted.work.copy.iter().map(|copy| format!("--copy={copy}")));
+    argv.extend(
+        wanted
+            .work
+            .nbd_export
+            .iter()
+            .map(|export| format!("--nbd-export={export}")),
+    );
+    let client = Client::connect(run_dir)?;
+    let domid = create(
+        &client,
+        &wanted.name,
+        DomainKind::Guest,
+        argv,
+        RestartPolicy::Never,
+    )?;
+    for disk in &wanted.disks {
+        if let Err(error) = block::attach(&client, &wanted.name, disk) {
+            // The guest may have ended by itself meanwhile.
+            let _ = client.destroy_domain(&domid.to_string());
+            return Err(error);
+        }
+    }
+    wait(run_dir, &client, domid)
+}
+
+fn create(
+    client: &Client,
+    name: &str,
+    kind: DomainKind,
+    argv: Vec<String>,
+    restart: RestartPolicy,
+) -> Result<DomId> {
+    let domain = NewDomain {
+        name: name.to_owned(),
+        kind,
+        argv: argv.into_iter().map(Into::into).collect(),
+        env: Vec::new(),
+        restart,
+        destroy_on_exit: true,
+    };
+    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    client
+        .create_domain(domain, [input.as_fd(), output.as_fd(), error.as_fd()])
+        .with_context(|| format!("cannot make domain {name}"))
+}
+
+/// Waits for the end; a signal to us is passed on, and the domain ends as it would by its own.
+fn wait(run_dir: &RunDir, client: &Client, domid: DomId) -> Result<u8> {
+    let stop = Stop::install().context("cannot catch signals")?;
+    let second = Client::connect(run_dir)?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            while stop.wait().is_ok() {
+                if second
+                    .signal(&domid.to_string(), signal_hook::consts::SIGTERM)
+                    .is_err()
+                {
+                    return;
+                }
+            }
+        })?;
+    Ok(match client.wait_exit(&domid.to_string())? {
+        Exit::Code(code) => u8::try_from(code).unwrap_or(1),
+        Exit::Signal(signal) => 128_u8.saturating_add(u8::try_from(signal).unwrap_or(127)),
+    })
+}
