@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 type Target = (&'static str, fn(&[u8]));
 
 const TARGETS: &[Target] = &[
+    ("ring_pages", fuzz::ring::ring_pages),
     ("store_client", fuzz::store_client::store_client),
     ("xenstored_requests", fuzz::xenstored::xenstored_requests),
 ];
@@ -90,6 +91,11 @@ fn run(name: &str) {
             target(&mutant(input, number));
         }
     }
+}
+
+#[test]
+fn ring_pages() {
+    run("ring_pages");
 }
 
 #[test]
