@@ -52,27 +52,71 @@ impl<P: Platform> Buffer<P> {
     }
 
     /// Length in bytes: what a request transfers. All of the pages, until [`set_len`](Self::set_len).
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let buffer = Rig::connected().front.buffer(1)?;
+    /// assert_eq!(buffer.len(), 4096);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub const fn len(&self) -> usize {
         self.len
     }
 
     /// Whether the length is zero.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let mut buffer = Rig::connected().front.buffer(1)?;
+    /// buffer.set_len(0)?;
+    /// assert!(buffer.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Bytes that the pages hold.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let mut buffer = Rig::connected().front.buffer(1)?;
+    /// buffer.set_len(512)?;
+    /// assert_eq!(buffer.capacity(), 4096);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn capacity(&self) -> usize {
         self.pages.len().saturating_mul(PAGE)
     }
 
     /// The length in sectors of 512 bytes.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let buffer = Rig::connected().front.buffer(1)?;
+    /// assert_eq!(buffer.sectors().get(), 8);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn sectors(&self) -> SectorCount {
         let count = self.len.checked_div(SECTOR).unwrap_or(0);
         SectorCount::new(u64::try_from(count).unwrap_or(u64::MAX))
     }
 
     /// Changes the length: a multiple of 512 bytes, at most what the pages hold.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let mut buffer = Rig::connected().front.buffer(1)?;
+    /// buffer.set_len(1024)?;
+    /// assert!(buffer.set_len(100).is_err());
+    /// assert!(buffer.set_len(8192).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn set_len(&mut self, bytes: usize) -> Result<(), BufferError> {
         let capacity = self.capacity();
         if bytes > capacity || !bytes.is_multiple_of(SECTOR) {
@@ -83,6 +127,15 @@ impl<P: Platform> Buffer<P> {
     }
 
     /// Copies `src` in at `offset` bytes.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let mut buffer = Rig::connected().front.buffer(1)?;
+    /// buffer.write_at(4092, b"last")?;
+    /// assert!(buffer.write_at(4093, b"last").is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn write_at(&mut self, offset: usize, src: &[u8]) -> Result<(), BufferError> {
         self.check(offset, src.len())?;
         let mut rest = src;
@@ -96,6 +149,17 @@ impl<P: Platform> Buffer<P> {
     }
 
     /// Copies out from `offset` bytes on. The backend may change the pages meanwhile: every byte is read once.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let mut buffer = Rig::connected().front.buffer(1)?;
+    /// buffer.write_at(7, b"some")?;
+    /// let mut data = [0xFF; 6];
+    /// buffer.read_at(6, &mut data)?;
+    /// assert_eq!(&data, b"\0some\0");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn read_at(&self, offset: usize, dst: &mut [u8]) -> Result<(), BufferError> {
         self.check(offset, dst.len())?;
         let bytes = dst.len();

@@ -39,6 +39,15 @@ pub struct Tag(u64);
 impl Tag {
     /// The request's id on the wire: the slot in the low half, a count in the high half, so that a late answer to an earlier
     /// request of the same slot is told apart.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let mut rig = Rig::connected();
+    /// let (a, b) = (rig.front.flush()?, rig.front.flush()?);
+    /// assert_ne!(a.get(), b.get());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub const fn get(self) -> u64 {
         self.0
     }

@@ -61,6 +61,19 @@ impl<P: Platform> Frontend<P> {
     ///
     /// # Errors
     /// [`StoreError::Unsendable`] if the path is too long.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// use ringfence_blkfront::Frontend;
+    /// use ringfence_core::DomId;
+    /// use ringfence_sim::World;
+    ///
+    /// let world = World::new();
+    /// let front = Frontend::new(world.create(DomId::new(1)), "device/vbd/51712")?;
+    /// assert_eq!(front.dir(), "/local/domain/1/device/vbd/51712");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(platform: P, dir: &str) -> Result<Self, Error> {
         let dir = if dir.starts_with('/') {
             join(dir, "")?
@@ -92,21 +105,62 @@ impl<P: Platform> Frontend<P> {
     }
 
     /// The token of the watches that [`step`](Self::step) sets: call it when one fires, or after any other.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// assert_eq!(Rig::new().front.token(), "blkfront-51712");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn token(&self) -> &str {
         &self.token
     }
 
     /// The device's own directory, absolute.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// assert_eq!(Rig::new().front.dir(), "/local/domain/1/device/vbd/51712");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn dir(&self) -> &str {
         &self.dir
     }
 
     /// Why the device is disabled, if it is.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let mut rig = Rig::new();
+    /// rig.set("/local/domain/1/device/vbd/51712", "backend", "/local/domain/0/elsewhere");
+    /// rig.events();
+    /// let fault = rig.front.fault().expect("that is not domain 2's");
+    /// assert_eq!(
+    ///     fault.to_string(),
+    ///     "backend is not a path below /local/domain/2, which backend-id names",
+    /// );
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub const fn fault(&self) -> Option<&Fault> {
         self.fault.as_ref()
     }
 
     /// Asks for the end: call [`step`](Self::step) and reap until [`Event::Closed`].
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// use ringfence_blkfront::Event;
+    ///
+    /// let mut rig = Rig::connected();
+    /// rig.front.close();
+    /// assert_eq!(rig.events(), [Event::Closing]);
+    /// # rig.close_back();
+    /// assert_eq!(rig.events(), [Event::Disconnected, Event::Closed]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub const fn close(&mut self) {
         self.closing = true;
     }
@@ -117,6 +171,24 @@ impl<P: Platform> Frontend<P> {
     ///
     /// # Errors
     /// The store or the platform failed; nothing is half done, and calling again tries again.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// use ringfence_blkfront::Event;
+    /// use ringfence_core::wire::xenbus::XenbusState;
+    ///
+    /// let mut rig = Rig::new();
+    /// # let (front, store) = (&mut rig.front, &mut rig.store);
+    /// assert_eq!(front.step(store)?, None); // the backend has not come yet
+    /// # rig.published(); rig.describe(); rig.state(XenbusState::Connected);
+    /// # let (front, store) = (&mut rig.front, &mut rig.store);
+    /// let Some(Event::Connected(info)) = front.step(store)? else {
+    ///     panic!("the backend is there");
+    /// };
+    /// assert!(info.flush && !info.read_only);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn step(&mut self, store: &mut P::Store) -> Result<Option<Event>, Error> {
         if !self.watching {
             store.watch(&self.dir, &self.token)?;

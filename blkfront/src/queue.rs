@@ -92,6 +92,16 @@ pub(crate) struct Events {
 
 impl<P: Platform> Frontend<P> {
     /// Allocates a buffer of `pages` pages (1 to [`MAX_PAGES`](crate::MAX_PAGES)), zeroed and granted to the present backend.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let rig = Rig::connected();
+    /// let buffer = rig.front.buffer(2)?;
+    /// assert_eq!(buffer.len(), 8192);
+    /// assert!(rig.front.buffer(12).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn buffer(&self, pages: usize) -> Result<Buffer<P>, BufferError> {
         let connection = self.connection.as_ref().ok_or(BufferError::NoBackend)?;
         Buffer::alloc(&self.platform, connection.peer, pages)
@@ -102,6 +112,29 @@ impl<P: Platform> Frontend<P> {
     ///
     /// # Errors
     /// The buffer comes back with the [`Reason`].
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// use ringfence_blkfront::{Op, Reason};
+    /// use ringfence_core::Sector;
+    ///
+    /// let mut rig = Rig::connected();
+    /// let mut buffer = rig.front.buffer(1)?;
+    /// buffer.write_at(0, b"to be kept")?;
+    /// let tag = rig.front.submit(Op::Write, Sector::new(8), buffer)?;
+    /// rig.front.kick()?;
+    /// # rig.serve();
+    /// let done = rig.front.reap()?.expect("the backend answered");
+    /// assert_eq!((done.tag, done.result), (tag, Ok(())));
+    ///
+    /// // Past the end: the buffer comes back.
+    /// let buffer = done.buffer.expect("a write has one");
+    /// let rejected = rig.front.submit(Op::Read, Sector::new(2048), buffer).unwrap_err();
+    /// assert!(matches!(rejected.reason, Reason::OutOfRange { .. }));
+    /// assert_eq!(rejected.buffer.len(), 4096);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn submit(
         &mut self,
         op: Op,
@@ -139,6 +172,19 @@ impl<P: Platform> Frontend<P> {
     }
 
     /// Puts a flush on the ring: it makes every write durable whose completion was reaped before. For others, wait first.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let mut rig = Rig::connected();
+    /// let tag = rig.front.flush()?;
+    /// rig.front.kick()?;
+    /// # rig.serve();
+    /// let done = rig.front.reap()?.expect("the backend answered");
+    /// assert_eq!((done.tag, done.result), (tag, Ok(())));
+    /// assert!(done.buffer.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn flush(&mut self) -> Result<Tag, Reason> {
         if !self.ready()?.flush {
             return Err(Reason::Unsupported);
@@ -229,6 +275,23 @@ impl<P: Platform> Frontend<P> {
     }
 
     /// Shows everything submitted to the backend, and rings its doorbell if it asked for that. Returns whether it rang.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// use ringfence_blkfront::Op;
+    /// use ringfence_core::Sector;
+    ///
+    /// let mut rig = Rig::connected();
+    /// for n in 0..4 {
+    ///     let buffer = rig.front.buffer(1)?;
+    ///     rig.front.submit(Op::Read, Sector::new(n * 8), buffer)?;
+    /// }
+    /// assert!(rig.front.kick()?); // one doorbell for all four
+    /// assert!(!rig.front.kick()?); // nothing new
+    /// assert_eq!(rig.front.counters().notifications, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn kick(&mut self) -> Doorbell<bool> {
         let Some(connection) = self.connection.as_mut() else {
             return Ok(false);
@@ -250,6 +313,26 @@ impl<P: Platform> Frontend<P> {
     /// # Errors
     /// The backend lied: now, or earlier. The device is disabled; [`step`](Self::step) closes it, and what was in flight comes
     /// back from here as [`IoError::Aborted`] once the backend has let go of it.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// use ringfence_blkfront::Op;
+    /// use ringfence_core::Sector;
+    ///
+    /// let mut rig = Rig::connected();
+    /// rig.disk[512..516].copy_from_slice(b"data");
+    /// let buffer = rig.front.buffer(1)?;
+    /// rig.front.submit(Op::Read, Sector::new(1), buffer)?;
+    /// rig.front.kick()?;
+    /// assert!(rig.front.reap()?.is_none());
+    /// # rig.serve();
+    /// let done = rig.front.reap()?.expect("the backend answered");
+    /// let mut data = [0; 4];
+    /// done.buffer.expect("a read has one").read_at(0, &mut data)?;
+    /// assert_eq!(&data, b"data");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn reap(&mut self) -> Result<Option<Completion<P>>, PeerFault> {
         if let Some(orphan) = self.inflight.take_orphan() {
             return Ok(Some(orphan));
@@ -284,6 +367,21 @@ impl<P: Platform> Frontend<P> {
 
     /// Asks to be woken by the next answer. After [`Armed::Sleep`] wait for [`channel`](Self::channel) (and for the store);
     /// after [`Armed::Again`] reap.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// use ringfence_blkfront::Armed;
+    ///
+    /// let mut rig = Rig::connected();
+    /// rig.front.flush()?;
+    /// rig.front.kick()?;
+    /// assert_eq!(rig.front.arm(), Armed::Sleep);
+    /// # rig.serve();
+    /// assert_eq!(rig.front.arm(), Armed::Again);
+    /// assert!(rig.front.reap()?.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn arm(&mut self) -> Armed {
         match &mut self.connection {
             // A ring at fault says `Again` for ever; we latched why.
@@ -293,11 +391,30 @@ impl<P: Platform> Frontend<P> {
     }
 
     /// What to wait for: the event channel of the present connection, if any.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let rig = Rig::connected();
+    /// assert!(rig.front.channel().is_some());
+    /// assert!(Rig::new().front.channel().is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn channel(&self) -> Option<&P::Channel> {
         self.connection.as_ref().map(|c| &c.channel)
     }
 
     /// Takes a pending event. If there was one: reap, then say [`serviced`](Self::serviced).
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let mut rig = Rig::connected();
+    /// assert!(!rig.front.take_event()?);
+    /// # rig.serve();
+    /// assert!(rig.front.take_event()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn take_event(&mut self) -> Doorbell<bool> {
         let pending = match &self.connection {
             Some(connection) => connection.channel.take_pending()?,
@@ -311,6 +428,22 @@ impl<P: Platform> Frontend<P> {
 
     /// Ends the handling of an event, after reaping. Only an event behind which there was work is unmasked at once for ever: a
     /// backend that rings without cause waits longer and longer (XSA-391).
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// use ringfence_blkfront::Serviced;
+    ///
+    /// let mut rig = Rig::connected();
+    /// rig.front.flush()?;
+    /// rig.front.kick()?;
+    /// # rig.serve();
+    /// if rig.front.take_event()? {
+    ///     while let Some(_done) = rig.front.reap()? {}
+    ///     assert_eq!(rig.front.serviced()?, Serviced::Unmasked);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn serviced(&mut self) -> Doorbell<Serviced> {
         let worked = self.counters.responses != self.events.seen;
         self.events.seen = self.counters.responses;
@@ -330,6 +463,21 @@ impl<P: Platform> Frontend<P> {
     }
 
     /// Lets the next event come, after the wait that [`Serviced::Spurious`] asked for.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// use ringfence_blkfront::Serviced;
+    ///
+    /// let mut rig = Rig::connected();
+    /// # for _ in 0..3 { rig.serve(); assert!(rig.front.take_event()?); if rig.front.counters().events < 3 { let _ = rig.front.serviced()?; } }
+    /// if let Serviced::Spurious(delay) = rig.front.serviced()? {
+    ///     // ... wait for `delay` ...
+    ///     assert_eq!(delay.as_millis(), 1);
+    ///     rig.front.unmask()?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn unmask(&self) -> Doorbell<()> {
         match &self.connection {
             Some(connection) => connection.channel.unmask(),
@@ -338,21 +486,55 @@ impl<P: Platform> Frontend<P> {
     }
 
     /// Requests in flight, and those of ended connections that are not reaped yet.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let mut rig = Rig::connected();
+    /// rig.front.flush()?;
+    /// assert_eq!((rig.front.in_flight(), rig.front.free()), (1, 31));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub const fn in_flight(&self) -> usize {
         self.inflight.open().saturating_add(self.inflight.orphans())
     }
 
     /// How many requests can be submitted before [`Reason::Full`].
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// assert_eq!(Rig::connected().front.free(), ringfence_blkfront::SLOTS);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub const fn free(&self) -> usize {
         SLOTS.saturating_sub(self.in_flight())
     }
 
     /// What was counted.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let mut rig = Rig::connected();
+    /// rig.front.flush()?;
+    /// assert_eq!(rig.front.counters().requests, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub const fn counters(&self) -> Counters {
         self.counters
     }
 
     /// The disk, while there is a connection.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let rig = Rig::connected();
+    /// let info = rig.front.info().expect("connected");
+    /// assert_eq!((info.sectors.get(), info.sector_size), (2048, 512));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn info(&self) -> Option<Info> {
         self.connection.as_ref().and_then(|c| c.info)
     }
