@@ -1,8 +1,8 @@
 //! The sums that the last line of a run is made of.
 
-use crate::json::Json;
 use crate::process::{cargo, output_of};
 use anyhow::{Context, Result};
+use serde_json::Value;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -65,8 +65,8 @@ impl fmt::Display for Counts {
 /// Where cargo builds.
 pub(crate) fn target_dir() -> Result<PathBuf> {
     let metadata = output_of(cargo().args(["metadata", "--format-version=1", "--no-deps"]))?;
-    let json = Json::parse(&metadata)?;
-    let dir = json.get("target_directory").text();
+    let json: Value = serde_json::from_str(&metadata)?;
+    let dir = json["target_directory"].as_str();
     let dir = PathBuf::from(dir.context("cargo names no target directory")?);
     std::fs::create_dir_all(&dir)?;
     Ok(dir)

@@ -1,8 +1,8 @@
 //! The licences of everything we depend on.
 
-use crate::json::Json;
 use crate::process::{cargo, output_of};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 const ALLOWED: &[&str] = &[
     "MIT",
@@ -23,28 +23,23 @@ pub(crate) fn run() -> Result<()> {
         "--format-version=1",
         "--filter-platform=x86_64-unknown-linux-gnu",
     ]))?;
-    let metadata = Json::parse(&metadata)?;
+    let metadata: Value = serde_json::from_str(&metadata)?;
     // `packages` also lists what other platforms need; the resolved graph is what counts.
-    let resolved: Vec<&str> = metadata
-        .get("resolve")
-        .get("nodes")
-        .list()
+    let nodes = metadata["resolve"]["nodes"].as_array();
+    let resolved: Vec<&Value> = nodes
+        .context("cargo resolves nothing")?
         .iter()
-        .filter_map(|node| node.get("id").text())
+        .map(|node| &node["id"])
         .collect();
     let mut seen = 0;
     let mut refused = Vec::new();
-    for package in metadata.get("packages").list() {
-        if !package
-            .get("id")
-            .text()
-            .is_some_and(|id| resolved.contains(&id))
-        {
+    for package in metadata["packages"].as_array().into_iter().flatten() {
+        if !resolved.contains(&&package["id"]) {
             continue;
         }
-        let name = package.get("name").text().unwrap_or("?");
+        let name = package["name"].as_str().unwrap_or("?");
         seen += 1;
-        match package.get("license").text() {
+        match package["license"].as_str() {
             Some(licence) if allowed(licence) => {}
             Some(licence) => refused.push(format!("{name}: {licence}")),
             None => refused.push(format!("{name}: names no licence")),

@@ -7,7 +7,6 @@ mod ci;
 mod counts;
 mod demo;
 mod fuzz;
-mod json;
 mod libtest;
 mod licences;
 mod no_std;

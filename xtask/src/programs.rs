@@ -1,8 +1,8 @@
 //! Finding the test programs of the workspace.
 
-use crate::json::Json;
 use crate::process::{cargo, root};
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -49,22 +49,22 @@ pub(crate) fn build(arguments: &[&str], environment: &[(&str, &Path)]) -> Result
     }
     let mut programs = Vec::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
-        programs.extend(program(&Json::parse(line)?));
+        programs.extend(program(&serde_json::from_str(line)?));
     }
     programs.sort_by(|a, b| (&a.package, &a.target).cmp(&(&b.package, &b.target)));
     Ok(programs)
 }
 
-fn program(message: &Json) -> Option<Program> {
-    let is_test = *message.get("profile").get("test") == Json::Bool(true);
-    let path = message.get("executable").text().filter(|_| is_test)?;
-    let manifest = message.get("manifest_path").text()?;
+fn program(message: &Value) -> Option<Program> {
+    let is_test = message["profile"]["test"] == true;
+    let path = message["executable"].as_str().filter(|_| is_test)?;
+    let manifest = message["manifest_path"].as_str()?;
     let dir = Path::new(manifest)
         .parent()
         .map_or_else(root, Path::to_path_buf);
-    let target = message.get("target");
-    let kind = target.get("kind").list().first().and_then(Json::text)?;
-    let name = target.get("name").text()?;
+    let target = &message["target"];
+    let kind = target["kind"][0].as_str()?;
+    let name = target["name"].as_str()?;
     let target = match kind {
         "test" | "example" | "bench" => name,
         "bin" => "bin",
