@@ -1,5 +1,6 @@
 //! Cross-crate suites.
 
+pub mod conformance;
 pub mod disk_conformance;
 pub mod fuzz;
 pub mod mem;
