@@ -3,5 +3,6 @@
 pub mod conformance;
 pub mod disk_conformance;
 pub mod fuzz;
+pub mod hosted;
 pub mod mem;
 pub mod xenstore;

@@ -71,31 +71,43 @@ pub struct Hosted(Arc<Inner>);
 
 static INHERITED: AtomicBool = AtomicBool::new(false);
 
+/// Takes the socket that the broker left to this process, once: for a process that passes it on.
+///
+/// # Errors
+/// [`InheritError`] if there is none.
+pub fn inherited_socket() -> Result<OwnedFd, InheritError> {
+    let text = std::env::var(CONTROL_FD_ENV).map_err(|_| InheritError::NotADomain)?;
+    let refused = || InheritError::NoSocket(text.clone());
+    let number: RawFd = text.parse().map_err(|_| refused())?;
+    if number <= 2 || INHERITED.swap(true, Ordering::SeqCst) {
+        return Err(refused());
+    }
+    // SAFETY: the broker opened it for us and told nobody else; taken only once.
+    let socket = unsafe { OwnedFd::from_raw_fd(number) };
+    if rustix::net::sockopt::socket_type(&socket) != Ok(rustix::net::SocketType::SEQPACKET) {
+        // Whatever it is, it is not ours to close.
+        std::mem::forget(socket);
+        return Err(refused());
+    }
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)
+        .map_err(|errno| crate::control::failed("fcntl", errno))?;
+    Ok(socket)
+}
+
 impl Hosted {
-    /// Takes the socket that the broker left to this process, once.
+    /// Takes the socket that the broker left to this process, once, and speaks on it.
     ///
     /// # Errors
     /// [`InheritError`] if there is none, or the broker does not answer.
     pub fn inherited() -> Result<(Self, HostedStore), InheritError> {
-        let text = std::env::var(CONTROL_FD_ENV).map_err(|_| InheritError::NotADomain)?;
-        let refused = || InheritError::NoSocket(text.clone());
-        let number: RawFd = text.parse().map_err(|_| refused())?;
-        if number <= 2 || INHERITED.swap(true, Ordering::SeqCst) {
-            return Err(refused());
-        }
-        // SAFETY: the broker opened it for us and told nobody else; taken only once.
-        let socket = unsafe { OwnedFd::from_raw_fd(number) };
-        if rustix::net::sockopt::socket_type(&socket) != Ok(rustix::net::SocketType::SEQPACKET) {
-            std::mem::forget(socket);
-            return Err(refused());
-        }
-        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)
-            .map_err(|errno| crate::control::failed("fcntl", errno))?;
-        Self::on(socket)
+        Self::from_socket(inherited_socket()?)
     }
 
-    /// Speaks for the domain at the other end of `socket`.
-    pub(crate) fn on(socket: OwnedFd) -> Result<(Self, HostedStore), InheritError> {
+    /// Speaks for the domain whose process was given `socket`; that process may have passed it on.
+    ///
+    /// # Errors
+    /// [`InheritError::Broker`].
+    pub fn from_socket(socket: OwnedFd) -> Result<(Self, HostedStore), InheritError> {
         let link = Link::new(socket);
         let (reply, fds) = link.call(&Request::Hello)?;
         let (

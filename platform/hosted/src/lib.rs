@@ -47,7 +47,7 @@ mod store;
 mod table;
 
 pub use control::{CONTROL_FD_ENV, DomainKind};
-pub use domain::{Hosted, InheritError, OpenImageError, OpenedImage};
+pub use domain::{Hosted, InheritError, OpenImageError, OpenedImage, inherited_socket};
 pub use evtchn::Channel;
 pub use grants::{Granted, Mapping};
 pub use image::{ImageError, ImageFormat, ImageSpec};
