@@ -25,6 +25,11 @@ macro_rules! counters {
         }
 
         impl Snapshot {
+            /// Adds another device's counters to these.
+            pub const fn add(&mut self, other: &Self) {
+                $(self.$name = self.$name.saturating_add(other.$name);)*
+            }
+
             /// Names and values, in the order of the fields.
             pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()

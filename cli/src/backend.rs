@@ -66,30 +66,25 @@ pub fn run(options: &BackendOptions, _probe_sandbox: bool) -> Result<()> {
     )?;
     let mut served = identity();
     if let (Some(map), Some(statistics)) = (served.as_object_mut(), statistics.get()) {
-        for (key, value) in totals(statistics) {
-            map.insert(key.to_owned(), value.into());
-        }
+        map.extend(totals(statistics));
     }
     println!("{}", serde_json::json!({ "served": served }));
     Ok(())
 }
 
-/// Sums over all devices; `syscalls` is the sum of what the data path made of each kind.
-fn totals(statistics: &Statistics) -> Vec<(&'static str, u64)> {
-    let mut totals: Vec<(&'static str, u64)> = vec![("syscalls", 0), ("notifications", 0)];
-    for (_, snapshot) in statistics.snapshot() {
-        for (name, value) in snapshot.named() {
-            match totals.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, total)) => *total += value,
-                None => totals.push((name, value)),
-            }
-            if name.starts_with("sys_") {
-                totals[0].1 += value;
-            }
-            if name == "notifications_sent" {
-                totals[1].1 += value;
-            }
-        }
-    }
-    totals
+/// The counters of all devices that were served; `syscalls` is the sum of what the data path made of each kind.
+fn totals(statistics: &Statistics) -> serde_json::Map<String, serde_json::Value> {
+    let total = statistics.total();
+    let syscalls: u64 = total
+        .named()
+        .filter(|(name, _)| name.starts_with("sys_"))
+        .map(|(_, value)| value)
+        .sum();
+    let named = total.named().chain([
+        ("syscalls", syscalls),
+        ("notifications", total.notifications_sent),
+    ]);
+    named
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect()
 }

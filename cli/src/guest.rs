@@ -90,7 +90,7 @@ impl Guest {
     fn copy(&self, mut from: GuestDisk, mut to: GuestDisk, depth: u16) -> Result<()> {
         let mut shown = 0;
         let mut progress = |done: u64, whole: u64| {
-            let percent = if whole == 0 { 100 } else { done * 100 / whole };
+            let percent = (done * 100).checked_div(whole).unwrap_or(100);
             if percent >= shown + 10 {
                 shown = percent / 10 * 10;
                 eprintln!("{shown} % of copying and reading back");

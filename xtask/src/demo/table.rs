@@ -28,8 +28,8 @@ pub(crate) fn print(outcome: &Outcome, bytes: u64, ext4: bool) {
         println!(
             "{:<14} {:>8} {:>7}  {}",
             who,
-            said["pid"],
-            said["domid"],
+            said["pid"].to_string(),
+            said["domid"].to_string(),
             text(said, "sandbox")
         );
     }
@@ -63,5 +63,5 @@ pub(crate) fn print(outcome: &Outcome, bytes: u64, ext4: bool) {
     } else {
         "cmp: equal (no ext4 file system, so no e2fsck)"
     };
-    println!("{} bytes                   {checked}", bytes);
+    println!("{:<33} {checked}", format!("{bytes} bytes on the disk"));
 }
