@@ -314,6 +314,11 @@ impl World {
         self.shared.state().advance()
     }
 
+    /// How many doorbells are under way.
+    pub fn doorbells(&self) -> usize {
+        self.shared.state().doorbells.under_way()
+    }
+
     /// Lets every doorbell arrive.
     pub fn settle(&self) {
         while self.advance() {}
