@@ -3,6 +3,7 @@
 use crate::process::{cargo, root};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -29,7 +30,10 @@ impl Program {
 }
 
 /// Builds the tests that `arguments` select and lists the programs.
-pub(crate) fn build(arguments: &[&str], environment: &[(&str, &Path)]) -> Result<Vec<Program>> {
+pub(crate) fn build(
+    arguments: &[&str],
+    environment: &[(String, OsString)],
+) -> Result<Vec<Program>> {
     let mut command = cargo();
     command
         .args([

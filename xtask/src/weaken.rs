@@ -1,6 +1,8 @@
 //! `cargo xtask weaken`: takes one check away at a time and demands that exactly its tests notice.
 
 mod list;
+mod sites;
+mod wrapper;
 
 use crate::counts::{Counts, target_dir};
 use crate::libtest::{Outcome, Results};
@@ -8,9 +10,8 @@ use crate::process;
 use crate::programs::{self, Program};
 use anyhow::{Context, Result, bail};
 use list::Weakening;
-use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 /// A whole program that takes longer has a test that hangs.
@@ -34,13 +35,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     all.retain(|weakening| options.names.is_empty() || options.names.contains(&weakening.name));
-    let dir = target_dir()?.join("weaken");
+    let workshop = Workshop::new()?;
+    let start = Instant::now();
     let mut counts = Counts::default();
-    for (number, weakening) in all.iter().enumerate() {
+    let groups: Vec<_> = all
+        .chunk_by(|a, b| a.name == b.name && a.package == b.package)
+        .collect();
+    for (number, group) in groups.iter().enumerate() {
         let start = Instant::now();
-        let verdict = try_one(weakening, &dir);
+        let verdict = workshop.try_one(group);
         let took = start.elapsed().as_secs_f32();
-        let place = format!("[{}/{}] {}", number + 1, all.len(), weakening.name);
+        let name = &group[0].name;
+        let place = format!("[{}/{}] {name}", number + 1, groups.len());
         match &verdict {
             Ok(note) => println!("{place}: {note} ({took:.1} s)"),
             Err(error) => println!("{place}: FAILED ({took:.1} s)\n    {error:#}"),
@@ -52,7 +58,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         counts.failed += 1;
     }
     counts.record("weaken")?;
-    println!("weaken: {counts}");
+    println!("weaken: {counts}, {:.0} s", start.elapsed().as_secs_f32());
     if counts.failed > 0 {
         bail!(
             "{} weakenings went unnoticed or hit other tests",
@@ -62,50 +68,66 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn try_one(weakening: &Weakening, dir: &Path) -> Result<String> {
-    let wrapper = wrapper(&weakening.name, dir)?;
-    let package = format!("--package={}", weakening.package);
-    let test = format!("--test={}", weakening.target);
-    let target = if weakening.target == "lib" {
-        "--lib"
-    } else {
-        &test
-    };
-    let environment = [
-        ("RUSTC_WORKSPACE_WRAPPER", wrapper.as_path()),
-        ("CARGO_TARGET_DIR", dir),
-    ];
-    let programs = programs::build(&[&package, target], &environment)?;
-    let [program] = programs.as_slice() else {
-        bail!(
-            "{package} {target} builds {} test programs, not one",
-            programs.len()
-        );
-    };
-    let (red, hung) = red_tests(program, weakening)?;
-    weakening.judge(&red.all, &red.red)?;
-    let mut note = format!("{} of {} tests turn red", red.red.len(), red.all.len());
-    if !hung.is_empty() {
-        note.push_str(&format!("; red by hanging or dying: {}", hung.join(", ")));
-    }
-    Ok(note)
+/// What every weakened build shares.
+struct Workshop {
+    environment: Vec<(String, OsString)>,
+    sites: BTreeMap<String, BTreeSet<String>>,
 }
 
-/// A program that stands before the compiler of our own crates and takes the check away.
-///
-/// Cargo hashes the wrapper's path into the identity of the workspace's crates and of nothing else, so with a path of its
-/// own each weakening has artifacts of its own, next to dependencies that are built once.
-fn wrapper(name: &str, dir: &Path) -> Result<PathBuf> {
-    let wrappers = dir.join("wrappers");
-    std::fs::create_dir_all(&wrappers)?;
-    let path = wrappers.join(name);
-    let script = format!("#!/bin/sh\nexec \"$@\" --cfg 'ringfence_weaken=\"{name}\"'\n");
-    if std::fs::read_to_string(&path).is_ok_and(|old| old == script) {
-        return Ok(path);
+impl Workshop {
+    fn new() -> Result<Self> {
+        let dir = target_dir()?.join("weaken");
+        let wrapper = wrapper::write(&dir)?;
+        let environment = vec![
+            ("RUSTC_WORKSPACE_WRAPPER".into(), wrapper.into()),
+            ("CARGO_TARGET_DIR".into(), dir.into()),
+            // Nobody debugs these programs, and linking them is most of the work.
+            ("CARGO_PROFILE_DEV_DEBUG".into(), "0".into()),
+        ];
+        let sites = sites::find()?;
+        Ok(Self { environment, sites })
     }
-    std::fs::write(&path, script).with_context(|| format!("cannot write {}", path.display()))?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
-    Ok(path)
+
+    /// Takes one check away and runs every target of its lines, which share name and package.
+    fn try_one(&self, group: &[Weakening]) -> Result<String> {
+        let [first, ..] = group else {
+            bail!("an empty group");
+        };
+        let packages = self.sites.get(&first.name);
+        let packages = packages.context("no source file has this check")?;
+        let mut environment = self.environment.clone();
+        environment.extend(
+            packages
+                .iter()
+                .map(|package| wrapper::variable(package, &first.name)),
+        );
+        let mut arguments = vec![format!("--package={}", first.package)];
+        for weakening in group {
+            arguments.push(match weakening.target.as_str() {
+                "lib" => "--lib".to_owned(),
+                target => format!("--test={target}"),
+            });
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let programs = programs::build(&arguments, &environment)?;
+        let mut notes = Vec::new();
+        for weakening in group {
+            let target = &weakening.target;
+            let program = programs.iter().find(|program| program.target == *target);
+            let program = program.with_context(|| format!("`{target}` builds no test program"))?;
+            let (red, hung) = red_tests(program, weakening)?;
+            weakening.judge(&red.all, &red.red)?;
+            notes.push(format!(
+                "{} of {} tests turn red",
+                red.red.len(),
+                red.all.len()
+            ));
+            if !hung.is_empty() {
+                notes.push(format!("red by hanging or dying: {}", hung.join(", ")));
+            }
+        }
+        Ok(notes.join("; "))
+    }
 }
 
 struct Red {
