@@ -71,9 +71,7 @@ counters! {
     sys_rw,
     /// `fdatasync`.
     sys_sync,
-    /// Waits for events.
-    sys_wait,
-    /// Reads and writes of event channels' descriptors.
+    /// Reads of event channels' descriptors; ringing is counted as [`notifications_sent`](Self::notifications_sent).
     sys_evtchn,
 }
 

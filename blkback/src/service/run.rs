@@ -205,6 +205,7 @@ where
     /// Waits, and serves who rang. `true` when it is time to stop.
     fn wait(&mut self, timeout: Option<&Timespec>, budget: u32) -> Result<bool, RunError> {
         let mut room = [MaybeUninit::<epoll::Event>::uninit(); 64];
+        self.service.statistics().waited();
         let events = match epoll::wait(&self.poller, &mut room[..], timeout) {
             Ok((events, _)) => events,
             Err(Errno::INTR) => return Ok(false),

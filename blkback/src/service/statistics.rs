@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringfence_core::ids::DomId;
 
-use crate::stats::{Snapshot, Stats};
+use crate::stats::{Counter, Snapshot, Stats};
 
 /// Which device.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -17,7 +17,10 @@ pub struct DeviceId {
 
 /// The counters of the devices of a service. Shared; may be read at any time, also while devices come and go (XSA-528).
 #[derive(Debug, Default)]
-pub struct Statistics(Mutex<Devices>);
+pub struct Statistics {
+    devices: Mutex<Devices>,
+    waits: Counter,
+}
 
 #[derive(Debug, Default)]
 struct Devices {
@@ -46,6 +49,15 @@ impl Statistics {
         total
     }
 
+    /// Times the service asked the system what happened, `epoll_wait`: for all devices together.
+    pub fn waits(&self) -> u64 {
+        self.waits.get()
+    }
+
+    pub(super) fn waited(&self) {
+        self.waits.add(1);
+    }
+
     pub(super) fn insert(&self, id: DeviceId, stats: Arc<Stats>) {
         self.devices().present.push((id, stats));
     }
@@ -63,7 +75,7 @@ impl Statistics {
     }
 
     fn devices(&self) -> MutexGuard<'_, Devices> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
