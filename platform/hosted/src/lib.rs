@@ -42,9 +42,12 @@ mod evtchn;
 mod grants;
 mod image;
 mod packet;
+pub mod probe;
 mod rundir;
+pub mod sandbox;
 mod store;
 mod table;
+mod uring;
 
 pub use control::{CONTROL_FD_ENV, DomainKind};
 pub use domain::{Hosted, InheritError, OpenImageError, OpenedImage, inherited_socket};
@@ -53,3 +56,4 @@ pub use grants::{Granted, Mapping};
 pub use image::{ImageError, ImageFormat, ImageSpec};
 pub use rundir::{RunDir, RunDirError};
 pub use store::{HostedStore, StoreSocket};
+pub use uring::RestrictedRing;
