@@ -184,9 +184,9 @@ pub enum DomainMain {
         /// How it runs
         #[command(flatten)]
         options: BackendOptions,
-        /// Try to get out instead of serving
+        /// Try to reach these instead of serving, as JSON
         #[arg(long)]
-        probe_sandbox: bool,
+        probe: Option<String>,
     },
     /// A guest
     Guest {

@@ -1,20 +1,42 @@
 //! What a driver domain's process does: confines itself, then serves disks.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use ringfence_blkback::service::{
     self, DiskError, Files, Image, Images, Options, Statistics, Waiting,
 };
+use ringfence_blkback::sink::Uring;
 use ringfence_core::platform::Platform;
-use ringfence_hosted::Hosted;
+use ringfence_core::{DomId, GrantRef};
+use ringfence_hosted::probe::{Outcome, Targets, probe_sandbox};
+use ringfence_hosted::sandbox::{self, Allow, Report};
+use ringfence_hosted::{Hosted, RestrictedRing};
+use serde::{Deserialize, Serialize};
 
-use crate::args::{BackendOptions, Wait};
+use crate::args::{BackendOptions, Switch, Wait};
 use crate::signals::Stop;
 
 /// How long a worker that spins looks for work before it sleeps.
 const SPIN: Duration = Duration::from_micros(50);
+
+/// Submission entries of the ring that all disks of the process share.
+const RING_ENTRIES: u32 = 256;
+
+/// What `--probe-sandbox` tries to reach; the `ringfence` command provides it, so that all of it exists.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProbeTargets {
+    /// A process of the same user.
+    pub peer_pid: u32,
+    /// A file that the user may read.
+    pub file: PathBuf,
+    /// A listening Unix socket.
+    pub socket: PathBuf,
+    /// The name of a listening abstract Unix socket.
+    pub abstract_socket: String,
+}
 
 /// Asks the broker for images.
 struct FromBroker(Hosted);
@@ -32,12 +54,28 @@ impl Images for FromBroker {
 /// The process of a driver domain.
 ///
 /// # Errors
-/// The store is gone, or the system refuses.
-pub fn run(options: &BackendOptions, _probe_sandbox: bool) -> Result<()> {
+/// The sandbox cannot be set up or is not tight, the store is gone, or the system refuses.
+pub fn run(options: &BackendOptions, probe: Option<&ProbeTargets>) -> Result<()> {
     let stop = Stop::install().context("cannot catch signals")?;
     let (platform, store) = Hosted::inherited()?;
-    let sandbox = "none".to_owned();
-    let disks = Files::new(FromBroker(platform.clone()), None);
+    // Before the filter: it refuses every further ring.
+    let ring = RestrictedRing::new(RING_ENTRIES)
+        .inspect_err(|error| tracing::warn!(%error, "no io_uring"))
+        .ok();
+    let allow = match options.sandbox {
+        Switch::On => Allow::NOTHING,
+        Switch::Off => Allow::EVERYTHING,
+    };
+    let report = sandbox::enforce(&allow, ring.as_ref()).context("cannot confine the process")?;
+    if let Some(targets) = probe {
+        return try_to_get_out(&platform, &report, targets, ring);
+    }
+    if options.sandbox == Switch::On && !report.is_full() {
+        eprintln!("ringfence: the kernel enforces less than asked: {report}");
+    }
+    let sandbox = report.to_string();
+    let uring = ring.map(|ring| Uring::new(ring.into_inner()));
+    let disks = Files::new(FromBroker(platform.clone()), uring);
     let waiting = match options.wait {
         Wait::Block => Waiting::Block,
         Wait::Spin => Waiting::Spin(SPIN),
@@ -74,17 +112,52 @@ pub fn run(options: &BackendOptions, _probe_sandbox: bool) -> Result<()> {
 
 /// The counters of all devices that were served; `syscalls` is the sum of what the data path made of each kind.
 fn totals(statistics: &Statistics) -> serde_json::Map<String, serde_json::Value> {
-    let total = statistics.total();
-    let syscalls: u64 = total
+    let (total, waits) = (statistics.total(), statistics.waits());
+    let kinds: u64 = total
         .named()
         .filter(|(name, _)| name.starts_with("sys_"))
         .map(|(_, value)| value)
         .sum();
-    let named = total.named().chain([
-        ("syscalls", syscalls),
-        ("notifications", total.notifications_sent),
-    ]);
-    named
+    let sent = total.notifications_sent;
+    let sums = [
+        ("sys_wait", waits),
+        ("syscalls", kinds + waits + sent),
+        ("notifications", sent),
+    ];
+    total
+        .named()
+        .chain(sums)
         .map(|(name, value)| (name.to_owned(), value.into()))
         .collect()
+}
+
+/// Tries what the sandbox must not let through.
+fn try_to_get_out(
+    platform: &Hosted,
+    report: &Report,
+    targets: &ProbeTargets,
+    mut ring: Option<RestrictedRing>,
+) -> Result<()> {
+    let targets = Targets {
+        broker_pid: platform.broker_pid(),
+        peer_pid: targets.peer_pid,
+        file: targets.file.clone(),
+        socket: targets.socket.clone(),
+        abstract_socket: targets.abstract_socket.clone().into_bytes(),
+        owner: DomId::DOM0,
+        gref: GrantRef::new(8),
+    };
+    println!("sandbox: {report}");
+    let attempts = probe_sandbox(platform, &targets, ring.as_mut());
+    for (what, outcome) in &attempts {
+        println!("{what:<44} {outcome}");
+    }
+    let reached = attempts
+        .iter()
+        .filter(|(_, outcome)| *outcome == Outcome::Reached)
+        .count();
+    if reached > 0 {
+        bail!("{reached} of {} attempts got out", attempts.len());
+    }
+    Ok(())
 }

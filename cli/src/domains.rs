@@ -1,6 +1,8 @@
 //! `driver-domain` and `guest`: asks the broker for a domain and stays until it ends.
 
 use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -9,6 +11,7 @@ use ringfence_hosted::RunDir;
 use ringfence_hosted::admin::{Client, DomainKind, Exit, NewDomain, RestartPolicy};
 
 use crate::args::{DriverDomain, Guest, Restart};
+use crate::backend::ProbeTargets;
 use crate::block;
 use crate::signals::Stop;
 
@@ -30,8 +33,20 @@ pub fn driver_domain(run_dir: &RunDir, wanted: &DriverDomain) -> Result<u8> {
         "--wait".into(),
         word(&wanted.options.wait),
     ]);
+    // Lives until the end of the probe.
+    let mut listener = None;
     if wanted.probe_sandbox {
-        argv.push("--probe-sandbox".into());
+        let name = format!("ringfence-probe-{}", std::process::id());
+        listener = Some(UnixListener::bind_addr(&SocketAddr::from_abstract_name(
+            &name,
+        )?)?);
+        let targets = ProbeTargets {
+            peer_pid: std::process::id(),
+            file: "/etc/passwd".into(),
+            socket: run_dir.xenstored(),
+            abstract_socket: name,
+        };
+        argv.push(format!("--probe={}", serde_json::to_string(&targets)?));
     }
     let restart = match wanted.restart {
         Restart::Never => RestartPolicy::Never,
@@ -45,7 +60,9 @@ pub fn driver_domain(run_dir: &RunDir, wanted: &DriverDomain) -> Result<u8> {
         argv,
         restart,
     )?;
-    wait(run_dir, &client, domid)
+    let status = wait(run_dir, &client, domid);
+    drop(listener);
+    status
 }
 
 /// Makes a guest, attaches its disks, and waits for its end; gives the status to exit with.

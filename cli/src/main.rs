@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 use ringfence_cli::args::{Cli, Command, DomainMain};
 use ringfence_cli::{backend, block, domains, guest, host, xenstore};
@@ -29,10 +29,14 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<u8> {
     if let Command::DomainMain(main) = &cli.command {
         return match main {
-            DomainMain::DriverDomain {
-                options,
-                probe_sandbox,
-            } => backend::run(options, *probe_sandbox),
+            DomainMain::DriverDomain { options, probe } => {
+                let targets = probe
+                    .as_deref()
+                    .map(serde_json::from_str)
+                    .transpose()
+                    .context("--probe")?;
+                backend::run(options, targets.as_ref())
+            }
             DomainMain::Guest { vdevs, work } => guest::run(vdevs, work),
         }
         .map(|()| 0);
