@@ -1,5 +1,6 @@
 //! Cross-crate suites.
 
+pub mod blkback_rig;
 pub mod conformance;
 pub mod disk_conformance;
 pub mod fuzz;

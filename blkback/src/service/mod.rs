@@ -32,6 +32,11 @@ const ALL: &str = "vbd";
 /// The most devices of one service. The toolstack makes them, so this is a guard against its mistakes only.
 const DEVICES_MAX: usize = 4096;
 
+/// Watch events in one round of [`Service::control`].
+const EVENTS: u32 = 64;
+/// Rounds in one call of it: a connection that is made or closed takes three.
+const ROUNDS: u32 = 4;
+
 /// What a look at the rings left to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Turn {
@@ -131,30 +136,38 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
         self.devices.len()
     }
 
-    /// Looks at every watch event that is pending and does what the states ask for.
+    /// Looks at the watch events that are pending and does what the states ask for. `true` when there may be more: call it
+    /// again, after a look at the rings, which whoever floods us with events must not keep waiting (XSA-349).
     ///
     /// # Errors
     /// Only when the connection to the store is of no further use.
-    pub fn control(&mut self) -> Result<(), StoreError> {
+    pub fn control(&mut self) -> Result<bool, StoreError> {
         if self.stopping {
-            return Ok(());
+            return Ok(false);
         }
-        loop {
-            while let Some(event) = self.store.next_watch()? {
-                self.note(event);
+        for _ in 0..ROUNDS {
+            let mut pending = false;
+            for _ in 0..EVENTS {
+                let event = self.store.next_watch()?;
+                pending = event.is_some();
+                match event {
+                    Some(event) => self.note(event),
+                    None => break,
+                }
             }
             if core::mem::take(&mut self.rescan) {
                 self.scan()?;
             }
             // What changes on the way is another event.
             let dirty = core::mem::take(&mut self.dirty);
-            if dirty.is_empty() {
-                return Ok(());
+            if dirty.is_empty() && !pending {
+                return Ok(false);
             }
             for id in dirty {
                 self.control_one(id)?;
             }
         }
+        Ok(true)
     }
 
     fn note(&mut self, event: WatchEvent) {
@@ -174,7 +187,8 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             Some(id) if self.devices.contains_key(&id) => {
                 self.dirty.insert(id);
             }
-            _ => self.rescan = true,
+            // A device that is gone, by its watch on the frontend's state: nothing to find.
+            _ => self.rescan |= changed.token == ALL,
         }
     }
 

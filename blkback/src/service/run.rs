@@ -139,7 +139,7 @@ where
         let mut stopping = false;
         let mut flushed = false;
         let mut was_spinning = false;
-        self.service.control()?;
+        let mut control = true;
         loop {
             let spinning = self.is_spinning() && !stopping;
             let look = match (spinning, was_spinning) {
@@ -149,8 +149,8 @@ where
             };
             was_spinning = spinning;
             let mut turn = self.service.serve(look, budget, self.start.elapsed());
-            if turn.control {
-                self.service.control()?;
+            if turn.control || control {
+                control = self.service.control()?;
                 // A connection just made has its first look at the ring to come.
                 turn.again = true;
             }
@@ -172,7 +172,9 @@ where
             }
             self.looks = 0;
             let timeout = self.timeout(&turn, spinning);
-            if self.wait(timeout.as_ref(), budget)? && !stopping {
+            let woken = self.wait(timeout.as_ref(), budget)?;
+            control |= woken.control;
+            if woken.stop && !stopping {
                 stopping = true;
                 // Readable for ever: it would keep us from sleeping while the disks finish.
                 epoll::delete(&self.poller, self.stop).map_err(failed("epoll_ctl"))?;
@@ -202,38 +204,43 @@ where
         Some(Timespec::try_from(until).unwrap_or(none))
     }
 
-    /// Waits, and serves who rang. `true` when it is time to stop.
-    fn wait(&mut self, timeout: Option<&Timespec>, budget: u32) -> Result<bool, RunError> {
+    /// Waits, and serves who rang.
+    fn wait(&mut self, timeout: Option<&Timespec>, budget: u32) -> Result<Woken, RunError> {
         let mut room = [MaybeUninit::<epoll::Event>::uninit(); 64];
         self.service.statistics().waited();
         let events = match epoll::wait(&self.poller, &mut room[..], timeout) {
             Ok((events, _)) => events,
-            Err(Errno::INTR) => return Ok(false),
+            Err(Errno::INTR) => return Ok(Woken::default()),
             Err(errno) => return Err(error("epoll_wait", errno).into()),
         };
-        let (mut control, mut stop) = (false, false);
+        let mut woken = Woken::default();
         for event in events.iter() {
             match event.data.u64() {
-                STORE => control = true,
+                STORE => woken.control = true,
                 // The disks' turn is `serve`.
                 DISKS => {}
-                STOP => stop = true,
+                STOP => woken.stop = true,
                 token => {
-                    let turn = self
-                        .service
-                        .rung(device(token), budget, self.start.elapsed());
-                    control |= turn.control;
+                    let now = self.start.elapsed();
+                    let turn = self.service.rung(device(token), budget, now);
+                    woken.control |= turn.control;
                     if turn.worked {
                         self.last_work = Instant::now();
                     }
                 }
             }
         }
-        if control {
-            self.service.control()?;
-        }
-        Ok(stop)
+        Ok(woken)
     }
+}
+
+/// Why a wait ended, beside doorbells.
+#[derive(Clone, Copy, Default)]
+struct Woken {
+    /// XenStore, or a device that drained or failed.
+    control: bool,
+    /// It is time to stop.
+    stop: bool,
 }
 
 impl<C: AsFd> Doorbells<C> for Epoll {

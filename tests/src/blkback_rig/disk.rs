@@ -1,0 +1,150 @@
+//! Disks in memory that remember everything, answer when they are told to, and refuse nothing.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ringfence_blkback::error::IoError;
+use ringfence_blkback::service::{DiskError, Disks};
+use ringfence_blkback::sink::{DiskIo, Done, Geometry, Io, IoOp};
+use ringfence_blkback::stats::Stats;
+use ringfence_core::ids::SectorCount;
+
+/// Size of every disk, in sectors of 512 bytes.
+pub const SECTORS: u64 = 1000;
+
+/// What one disk has seen and holds.
+#[derive(Debug)]
+pub struct Shared {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Every request that reached it: what, and bytes.
+    pub seen: Vec<(IoOp, usize)>,
+    /// Keep requests until [`release`](Self::release).
+    pub hold: bool,
+    /// Flushes fail.
+    pub fail_flush: bool,
+    /// How often the disk was opened.
+    pub opened: u32,
+    held: VecDeque<Io>,
+    done: VecDeque<Done>,
+}
+
+impl Shared {
+    fn new() -> Self {
+        Self {
+            bytes: vec![0; SECTORS as usize * 512],
+            seen: Vec::with_capacity(1 << 16),
+            hold: false,
+            fail_flush: false,
+            opened: 0,
+            held: VecDeque::with_capacity(64),
+            done: VecDeque::with_capacity(64),
+        }
+    }
+
+    /// How many requests are held.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Finishes everything that is held, the last first.
+    pub fn release(&mut self) {
+        while let Some(io) = self.held.pop_back() {
+            self.finish(io);
+        }
+    }
+
+    fn finish(&mut self, mut io: Io) {
+        let mut result = Ok(());
+        match io.op {
+            IoOp::Read(sector) => {
+                if let Some(bytes) = range(&mut self.bytes, sector.get(), io.buffer.len()) {
+                    io.buffer.bytes_mut().copy_from_slice(bytes);
+                }
+            }
+            IoOp::Write(sector) => {
+                if let Some(bytes) = range(&mut self.bytes, sector.get(), io.buffer.len()) {
+                    bytes.copy_from_slice(io.buffer.bytes());
+                }
+            }
+            IoOp::Flush if self.fail_flush => {
+                result = Err(IoError::System {
+                    op: "fdatasync",
+                    errno: 5,
+                });
+            }
+            IoOp::Flush => {}
+        }
+        self.done.push_back(Done { io, result });
+    }
+}
+
+/// Out of range is not an error here: the check that is tested lies before the disk.
+fn range(bytes: &mut [u8], sector: u64, len: usize) -> Option<&mut [u8]> {
+    let start = usize::try_from(sector.checked_mul(512)?).ok()?;
+    bytes.get_mut(start..start.checked_add(len)?)
+}
+
+struct Recording(Rc<RefCell<Shared>>);
+
+impl DiskIo for Recording {
+    fn geometry(&self) -> Geometry {
+        Geometry::new(SectorCount::new(SECTORS))
+    }
+
+    fn submit(&mut self, io: Io) -> Result<(), Io> {
+        let mut shared = self.0.borrow_mut();
+        shared.seen.push((io.op, io.buffer.len()));
+        if shared.hold {
+            shared.held.push_back(io);
+        } else {
+            shared.finish(io);
+        }
+        Ok(())
+    }
+
+    fn kick(&mut self) {}
+
+    fn reap(&mut self) -> Option<Done> {
+        self.0.borrow_mut().done.pop_front()
+    }
+}
+
+/// Opens a [`Shared`] disk for every backend directory; the bytes survive the connection.
+#[derive(Clone, Debug, Default)]
+pub struct RecordingDisks {
+    disks: Rc<RefCell<BTreeMap<String, Rc<RefCell<Shared>>>>>,
+    refuse: Rc<RefCell<Option<&'static str>>>,
+}
+
+impl RecordingDisks {
+    /// The disk of a backend directory, made if it was never opened.
+    pub fn of(&self, backend_dir: &str) -> Rc<RefCell<Shared>> {
+        let mut disks = self.disks.borrow_mut();
+        let disk = disks.entry(backend_dir.to_owned());
+        Rc::clone(disk.or_insert_with(|| Rc::new(RefCell::new(Shared::new()))))
+    }
+
+    /// From now on no disk can be opened, for this reason; or again.
+    pub fn refuse(&self, reason: Option<&'static str>) {
+        *self.refuse.borrow_mut() = reason;
+    }
+}
+
+impl Disks for RecordingDisks {
+    fn open(
+        &mut self,
+        backend_dir: &str,
+        _: bool,
+        _: &Arc<Stats>,
+    ) -> Result<Box<dyn DiskIo>, DiskError> {
+        if let Some(reason) = *self.refuse.borrow() {
+            return Err(reason.into());
+        }
+        let disk = self.of(backend_dir);
+        disk.borrow_mut().opened += 1;
+        Ok(Box::new(Recording(disk)))
+    }
+}

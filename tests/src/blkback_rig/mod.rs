@@ -1,0 +1,196 @@
+//! A block driver domain in a simulated world, with guests that keep no rules.
+
+mod disk;
+mod guest;
+
+pub use disk::{RecordingDisks, SECTORS, Shared};
+pub use guest::{Guest, read, request, write};
+
+use std::time::Duration;
+
+use ringfence_blkback::service::{Look, Service};
+use ringfence_core::DomId;
+use ringfence_core::store::{Perm, Store, StoreExt, Tx, domain_path, join};
+use ringfence_core::xenbus::{Class, paths};
+use ringfence_sim::{Sim, SimStore, Usage, World};
+
+/// The driver domain.
+pub const BACK: DomId = DomId::new(1);
+/// Requests of one ring before the next ring's turn.
+pub const BUDGET: u32 = 32;
+
+/// The world, its toolstack, and the service under test.
+pub struct Rig {
+    /// The world.
+    pub world: World,
+    /// dom0's connection to the store.
+    pub toolstack: SimStore,
+    /// The service.
+    pub service: Service<'static, Sim, RecordingDisks>,
+    /// What the service's disks have seen.
+    pub disks: RecordingDisks,
+    /// The service's clock.
+    pub now: Duration,
+}
+
+impl Default for Rig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Rig {
+    /// A driver domain without devices.
+    pub fn new() -> Self {
+        Self::on(World::new())
+    }
+
+    /// The same in a world that is there already.
+    pub fn on(world: World) -> Self {
+        let mut toolstack = world.store(DomId::DOM0);
+        // A service borrows its platform for as long as it runs: here, as long as the test.
+        let back: &'static Sim = Box::leak(Box::new(world.domain(BACK)));
+        let disks = RecordingDisks::default();
+        let service = Service::new(back, back.store(), disks.clone(), Default::default());
+        let service = service.expect("a watch");
+        // Where a backend says what went wrong; the toolstack makes it with the domain.
+        let errors = join(&domain_path(BACK), "error").expect("a short path");
+        let made = toolstack.mkdir(Tx::NONE, &errors);
+        let perms = [Perm::owner(BACK), Perm::read(DomId::DOM0)];
+        let made = made.and_then(|()| toolstack.set_perms(Tx::NONE, &errors, &perms));
+        made.expect("dom0 may");
+        Self {
+            world,
+            toolstack,
+            service,
+            disks,
+            now: Duration::ZERO,
+        }
+    }
+
+    /// Lets the driver domain work until it rests.
+    ///
+    /// # Panics
+    /// If it never does: that is what a frontend that keeps it busy is after.
+    pub fn settle(&mut self) {
+        for _ in 0..2000 {
+            let more = self.service.control().expect("the store lives");
+            let rung = self.service.poll(BUDGET, self.now);
+            let served = self.service.serve(Look::Due, BUDGET, self.now);
+            let busy = [rung, served]
+                .iter()
+                .any(|turn| turn.again | turn.control | turn.worked);
+            if !busy && !more && !self.world.advance() {
+                return;
+            }
+        }
+        panic!("the backend does not come to rest");
+    }
+
+    /// A guest with a new disk, as the toolstack makes them. Not connected.
+    pub fn attach(&mut self, front: u16, vdev: u32, mode: &str) -> Guest {
+        let front = DomId::new(front);
+        let guest = Guest::new(&self.world, front, vdev);
+        let (own, other) = (guest.dir.clone(), guest.back_dir.clone());
+        self.make_dir(&own, front, BACK);
+        self.make_dir(&other, BACK, front);
+        let id = front.to_string();
+        let back = BACK.to_string();
+        for (dir, node, value) in [
+            (&own, "backend", other.as_str()),
+            (&own, "backend-id", &back),
+            (&own, "virtual-device", "51712"),
+            (&own, "state", "1"),
+            (&other, "frontend", &own),
+            (&other, "frontend-id", &id),
+            (&other, "mode", mode),
+            (&other, "online", "1"),
+            (&other, "state", "1"),
+        ] {
+            self.toolstack
+                .write_str(Tx::NONE, dir, node, value)
+                .expect("dom0 may");
+        }
+        guest
+    }
+
+    fn make_dir(&mut self, dir: &str, owner: DomId, reader: DomId) {
+        let perms = [Perm::owner(owner), Perm::read(reader)];
+        self.toolstack.mkdir(Tx::NONE, dir).expect("dom0 may");
+        self.toolstack
+            .set_perms(Tx::NONE, dir, &perms)
+            .expect("dom0 may");
+    }
+
+    /// A guest with a connected disk.
+    pub fn connected(&mut self, front: u16, mode: &str) -> Guest {
+        let mut guest = self.attach(front, 51712, mode);
+        guest.connect(self);
+        guest
+    }
+
+    /// The backend's `state` node, `?` if there is none.
+    pub fn state(&mut self, guest: &Guest) -> String {
+        self.node(&guest.back_dir, "state")
+            .unwrap_or_else(|| "?".into())
+    }
+
+    /// A node as the toolstack sees it.
+    pub fn node(&mut self, dir: &str, name: &'static str) -> Option<String> {
+        let value = self
+            .toolstack
+            .read_opt::<heapless::String<300>>(Tx::NONE, dir, name);
+        value.expect("dom0 may").map(|text| text.to_string())
+    }
+
+    /// The text of the device's `error` node, empty if there is none.
+    pub fn error(&mut self, guest: &Guest) -> String {
+        let path = paths::error_path(&guest.back_dir).expect("a short path");
+        let (dir, _) = path.rsplit_once('/').expect("a path");
+        self.node(dir, "error").unwrap_or_default()
+    }
+
+    /// What the driver domain holds of others.
+    pub fn usage(&self) -> Usage {
+        self.world.usage(BACK)
+    }
+
+    /// The toolstack takes a device away.
+    pub fn detach(&mut self, guest: &Guest) {
+        self.toolstack
+            .write_str(Tx::NONE, &guest.back_dir, "online", "0")
+            .expect("dom0 may");
+        self.toolstack
+            .write_str(Tx::NONE, &guest.back_dir, "state", "5")
+            .expect("dom0 may");
+    }
+
+    /// What THREATS' universal oracle asks of every attack, afterwards: the attacker's device, reset, can be used again; the
+    /// other guest's never stopped; and once all is closed, nothing is held.
+    pub fn recovers(&mut self, mut attacker: Guest, mut bystander: Guest) {
+        self.settle();
+        bystander.round_trip(self, 77);
+        attacker.reset(self);
+        attacker.connect(self);
+        attacker.round_trip(self, 33);
+        assert_eq!(
+            self.error(&attacker),
+            "",
+            "a connection clears the error node"
+        );
+        for guest in [&mut attacker, &mut bystander] {
+            guest.close(self);
+        }
+        let usage = self.usage();
+        assert_eq!(
+            (usage.mapped, usage.ports),
+            (0, 0),
+            "all is unmapped and unbound"
+        );
+    }
+}
+
+/// The backend's directory of a device.
+pub fn backend_dir(front: DomId, vdev: u32) -> String {
+    paths::backend_dir(Class::Vbd, BACK, front, vdev).to_string()
+}
