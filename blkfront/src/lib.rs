@@ -21,6 +21,7 @@
 
 mod buffer;
 mod error;
+mod events;
 mod inflight;
 mod life;
 mod negotiate;
@@ -28,8 +29,9 @@ mod queue;
 
 pub use buffer::{Buffer, MAX_PAGES};
 pub use error::{BufferError, Error, Fault, IoError, NegotiateError, PeerFault, Reason, Rejected};
+pub use events::Serviced;
 pub use inflight::{Completion, Op, SLOTS, Tag};
 pub use life::{Event, Frontend};
 pub use negotiate::Info;
-pub use queue::{Counters, Serviced};
+pub use queue::Counters;
 pub use ringfence_ring::Armed;

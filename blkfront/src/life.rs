@@ -11,9 +11,10 @@ use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::xenbus::paths::{fatal, switch_state};
 use ringfence_core::xenbus::{Class, FrontAction, FrontView, FrontWish, Held, Peer, front};
 
+use crate::events::Events;
 use crate::inflight::Inflight;
 use crate::negotiate::{Backend, Seen, locate, publish, read_info};
-use crate::queue::{Connection, Counters, Events};
+use crate::queue::{Connection, Counters};
 use crate::{Error, Fault, Info, NegotiateError};
 
 /// What changed, as [`Frontend::step`] tells it.

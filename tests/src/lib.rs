@@ -1,6 +1,8 @@
 //! Cross-crate suites.
 
 pub mod blkback_rig;
+/// A frontend in a simulated world, and a backend that does exactly as it is told.
+pub mod blkfront_rig;
 pub mod conformance;
 pub mod disk_conformance;
 pub mod fuzz;

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 type Target = (&'static str, fn(&[u8]));
 
 const TARGETS: &[Target] = &[
+    ("frontend_responses", fuzz::blkfront::frontend_responses),
     ("ring_pages", fuzz::ring::ring_pages),
     ("store_client", fuzz::store_client::store_client),
+    ("xenbus_nodes", fuzz::blkfront::xenbus_nodes),
     ("xenstored_requests", fuzz::xenstored::xenstored_requests),
 ];
 
@@ -94,6 +96,11 @@ fn run(name: &str) {
 }
 
 #[test]
+fn frontend_responses() {
+    run("frontend_responses");
+}
+
+#[test]
 fn ring_pages() {
     run("ring_pages");
 }
@@ -101,6 +108,11 @@ fn ring_pages() {
 #[test]
 fn store_client() {
     run("store_client");
+}
+
+#[test]
+fn xenbus_nodes() {
+    run("xenbus_nodes");
 }
 
 #[test]
