@@ -68,12 +68,22 @@ pub struct GrantCopy<'a> {
 impl<'a> GrantCopy<'a> {
     /// A copy into the peer's page.
     pub fn to_peer(gref: GrantRef, offset: u16, bytes: &'a [u8]) -> Self {
-        Self { gref, offset, local: Local::ToPeer(bytes), status: GrantStatus::GENERAL_ERROR }
+        Self {
+            gref,
+            offset,
+            local: Local::ToPeer(bytes),
+            status: GrantStatus::GENERAL_ERROR,
+        }
     }
 
     /// A copy out of the peer's page.
     pub fn from_peer(gref: GrantRef, offset: u16, bytes: &'a mut [u8]) -> Self {
-        Self { gref, offset, local: Local::FromPeer(bytes), status: GrantStatus::GENERAL_ERROR }
+        Self {
+            gref,
+            offset,
+            local: Local::FromPeer(bytes),
+            status: GrantStatus::GENERAL_ERROR,
+        }
     }
 
     /// Length in bytes.
@@ -89,4 +99,3 @@ impl<'a> GrantCopy<'a> {
         self.len() == 0
     }
 }
-

@@ -39,7 +39,12 @@ pub trait Platform {
     fn alloc(&self, peer: DomId, access: Access) -> Result<Self::Granted, GrantError>;
 
     /// Maps pages that `peer` granted to us, all or none, consecutive in the given order (contracts G3 to G7).
-    fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Self::Mapping, GrantError>;
+    fn map(
+        &self,
+        peer: DomId,
+        refs: &[GrantRef],
+        access: Access,
+    ) -> Result<Self::Mapping, GrantError>;
 
     /// Copies between private buffers and granted pages in one call (contract G9). Every element gets its own
     /// [`GrantCopy::status`]; an `Err` means that nothing can be said about any of them.
@@ -67,7 +72,12 @@ impl<P: Platform> Platform for &P {
     fn alloc(&self, peer: DomId, access: Access) -> Result<Self::Granted, GrantError> {
         (**self).alloc(peer, access)
     }
-    fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Self::Mapping, GrantError> {
+    fn map(
+        &self,
+        peer: DomId,
+        refs: &[GrantRef],
+        access: Access,
+    ) -> Result<Self::Mapping, GrantError> {
         (**self).map(peer, refs, access)
     }
     fn copy(&self, peer: DomId, ops: &mut [GrantCopy<'_>]) -> Result<(), PlatformError> {

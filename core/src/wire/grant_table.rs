@@ -118,6 +118,23 @@ open_enum! {
     }
 }
 
+impl Status {
+    /// Wraps the raw number.
+    pub const fn new(raw: i16) -> Self {
+        Self(raw)
+    }
+
+    /// The raw number.
+    pub const fn get(self) -> i16 {
+        self.0
+    }
+
+    /// Whether this is [`OKAY`](Self::OKAY).
+    pub const fn is_okay(self) -> bool {
+        self.0 == 0
+    }
+}
+
 impl Default for Status {
     /// What goes into a request; a hypercall that never looked at it is not to read as done.
     fn default() -> Self {
