@@ -1,9 +1,12 @@
-//! A guest in miniature: both ends of a ring, the store's numbers and a xenbus state, with no library below them.
-//! Ends with 0 if a request came back as it should.
+//! A guest in miniature: both ends of a ring, the store's numbers, a xenbus state and the life of a disk's frontend, with no
+//! library below them. Ends with 0 if everything went as it should, else with the number of what did not.
 #![no_std]
 #![no_main]
 
 mod below;
+mod disk;
+mod island;
+mod nodes;
 mod page;
 
 use page::Page;
@@ -24,7 +27,7 @@ impl Protocol for Blkif {
 }
 
 /// `None` where something is not as it should be.
-fn guest() -> Option<()> {
+fn ring() -> Option<()> {
     let page = Page::zeroed();
     let mut front = Front::<_, Blkif>::init(&page).ok()?;
     let mut back = Back::<_, Blkif>::attach(&page).ok()?;
@@ -58,5 +61,11 @@ fn guest() -> Option<()> {
 
 /// Called by `_start` with an aligned stack.
 extern "C" fn start() -> ! {
-    below::exit(i32::from(guest().is_none()))
+    if ring().is_none() {
+        below::exit(1);
+    }
+    if disk::life().is_none() {
+        below::exit(2);
+    }
+    below::exit(0)
 }

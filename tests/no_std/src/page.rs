@@ -7,7 +7,7 @@ use ringfence_core::mem::{PAGE, SharedMem};
 pub struct Page([AtomicU32; PAGE / 4]);
 
 impl Page {
-    pub fn zeroed() -> Self {
+    pub const fn zeroed() -> Self {
         Self([const { AtomicU32::new(0) }; PAGE / 4])
     }
 
