@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 type Target = (&'static str, fn(&[u8]));
 
 const TARGETS: &[Target] = &[
+    ("backend_requests", fuzz::blkback::backend_requests),
     ("frontend_responses", fuzz::blkfront::frontend_responses),
     ("ring_pages", fuzz::ring::ring_pages),
     ("store_client", fuzz::store_client::store_client),

@@ -1,5 +1,6 @@
 //! Fuzz targets as plain functions: run over a corpus on stable, and by cargo-fuzz where there is a nightly.
 
+pub mod blkback;
 pub mod blkfront;
 pub mod ring;
 pub mod store_client;
