@@ -8,6 +8,7 @@ use ringfence_core::store::{
     FieldError, Store, StoreError, StoreExt, StorePath, Tx, domain_path, join,
 };
 use ringfence_core::wire::xenbus::XenbusState;
+use ringfence_core::wire::xs_wire::Errno;
 use ringfence_core::xenbus::paths::{fatal, switch_state};
 use ringfence_core::xenbus::{Class, FrontAction, FrontView, FrontWish, Held, Peer, front};
 
@@ -54,6 +55,14 @@ pub struct Frontend<P: Platform> {
     closing: bool,
     /// The event of the fault, or of being closed, was given.
     told: bool,
+}
+
+/// A frontend that was dropped leaves its watches, and the next one for the same device finds them: they are as good.
+fn watch<S: Store>(store: &mut S, dir: &str, token: &str) -> Result<(), StoreError> {
+    match store.watch(dir, token) {
+        Err(StoreError::Refused(Errno::Exist)) => Ok(()),
+        other => other,
+    }
 }
 
 impl<P: Platform> Frontend<P> {
@@ -192,7 +201,7 @@ impl<P: Platform> Frontend<P> {
     /// ```
     pub fn step(&mut self, store: &mut P::Store) -> Result<Option<Event>, Error> {
         if !self.watching {
-            store.watch(&self.dir, &self.token)?;
+            watch(store, &self.dir, &self.token)?;
             self.watching = true;
         }
         for _ in 0..ACTIONS {
@@ -270,7 +279,7 @@ impl<P: Platform> Frontend<P> {
             }
         }
         if let Some(new) = &backend {
-            store.watch(&new.dir, &self.token)?;
+            watch(store, &new.dir, &self.token)?;
         }
         self.backend = backend;
         Ok(())

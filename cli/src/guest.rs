@@ -2,6 +2,7 @@
 
 pub mod copy;
 pub mod device;
+pub mod hotplug;
 
 use std::cell::RefCell;
 use std::os::fd::AsFd;
@@ -26,6 +27,10 @@ use device::{Control, Cost, GuestDisk};
 pub fn run(vdevs: &[String], work: &GuestWork) -> Result<()> {
     let stop = Stop::install().context("cannot catch signals")?;
     let (platform, store) = Hosted::inherited()?;
+    if work.copy.is_none() && work.nbd_export.is_none() {
+        println!("{}", serde_json::json!({ "ready": identity(&platform) }));
+        return hotplug::run(&platform, store, &stop);
+    }
     let guest = Guest {
         control: Control::new(store),
         platform,
@@ -50,13 +55,7 @@ pub fn run(vdevs: &[String], work: &GuestWork) -> Result<()> {
             .with_context(|| format!("--nbd-export '{export}': expected VDEV=SOCKET"))?;
         return guest.export(guest.connect(&vdevs, name)?, Path::new(socket), &stop);
     }
-    let disks = vdevs
-        .iter()
-        .map(|(name, _)| guest.connect(&vdevs, name))
-        .collect::<Result<Vec<_>>>()?;
-    println!("{}", serde_json::json!({ "ready": guest.identity() }));
-    stop.wait()?;
-    disks.into_iter().try_for_each(GuestDisk::close)
+    Ok(())
 }
 
 fn vdev(text: &str) -> Result<(String, u32)> {
@@ -67,6 +66,10 @@ fn vdev(text: &str) -> Result<(String, u32)> {
         name.to_owned(),
         number.parse().with_context(|| format!("--vdev '{text}'"))?,
     ))
+}
+
+fn identity(platform: &Hosted) -> serde_json::Value {
+    serde_json::json!({ "pid": std::process::id(), "domid": platform.domid().get(), "name": platform.name() })
 }
 
 struct Guest {
@@ -81,10 +84,6 @@ impl Guest {
             bail!("no disk '{name}': there are {}", known.join(", "));
         };
         GuestDisk::connect(&self.platform, &self.control, *number, name)
-    }
-
-    fn identity(&self) -> serde_json::Value {
-        serde_json::json!({ "pid": std::process::id(), "domid": self.platform.domid().get(), "name": self.platform.name() })
     }
 
     fn copy(&self, mut from: GuestDisk, mut to: GuestDisk, depth: u16) -> Result<()> {
@@ -124,7 +123,7 @@ impl Guest {
         let mut server = Server::new(Listener::bind(socket)?, &name, disk);
         println!(
             "{}",
-            serde_json::json!({ "ready": self.identity(), "nbd": socket, "export": name })
+            serde_json::json!({ "ready": identity(&self.platform), "nbd": socket, "export": name })
         );
         server.run(stop.as_fd())?;
         server.into_blocks().close()

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringfence");
 
 /// A process in the foreground that said it is ready.
-pub struct Running {
+pub(crate) struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
     ready: Value,
@@ -49,7 +49,7 @@ impl Running {
     }
 
     /// What it said when it was ready.
-    pub fn ready(&self) -> &Value {
+    pub(crate) fn ready(&self) -> &Value {
         &self.ready
     }
 
@@ -59,15 +59,22 @@ impl Running {
     }
 
     /// Asks it to end and waits for that.
-    pub fn terminate(mut self) -> ExitStatus {
+    pub(crate) fn terminate(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.lines.by_ref().for_each(drop);
         self.ended = true;
         self.child.wait().expect("it ends")
     }
 
+    /// Ends it at once; what runs on its behalf is left to the broker.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it lives");
+        self.ended = true;
+        self.child.wait().expect("it ends");
+    }
+
     /// Asks it to end: what it says under this key.
-    pub fn finish(mut self, key: &str) -> Value {
+    pub(crate) fn finish(mut self, key: &str) -> Value {
         self.signal(Signal::TERM);
         let value = self.said(key).expect("it says so");
         self.ended = true;
@@ -89,13 +96,13 @@ impl Drop for Running {
 }
 
 /// A broker with a run directory of its own; ended, with all domains, and removed with the value.
-pub struct Host {
+pub(crate) struct Host {
     dir: PathBuf,
     broker: Option<Running>,
 }
 
 impl Host {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("ringfence-cli-{}-{number}", std::process::id());
@@ -105,23 +112,23 @@ impl Host {
         Self { dir, broker }
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
     /// The broker's process.
-    pub fn pid(&self) -> u64 {
+    pub(crate) fn pid(&self) -> u64 {
         self.broker
             .as_ref()
             .map_or(0, |broker| json_u64(broker.ready(), "pid"))
     }
 
     /// Runs the command to its end.
-    pub fn ringfence(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn ringfence(&self, arguments: &[&str]) -> Output {
         Command::new(PROGRAM)
             .arg("--run-dir")
             .arg(self.path("run"))
@@ -130,12 +137,12 @@ impl Host {
             .expect("it starts")
     }
 
-    pub fn driver_domain(&self, name: &str) -> Running {
+    pub(crate) fn driver_domain(&self, name: &str) -> Running {
         Running::start(&self.path("run"), &["driver-domain", name])
     }
 
     /// A guest that exports its only disk, and the URI of that.
-    pub fn export(&self, name: &str, backend: &str, image: &Path) -> (Running, String) {
+    pub(crate) fn export(&self, name: &str, backend: &str, image: &Path) -> (Running, String) {
         let socket = self.path(&format!("{name}.sock"));
         let disk = format!(
             "format=raw,vdev=xvda,access=rw,backend={backend},target={}",
@@ -158,7 +165,7 @@ impl Drop for Host {
     }
 }
 
-pub fn json_u64(value: &Value, key: &str) -> u64 {
+pub(crate) fn json_u64(value: &Value, key: &str) -> u64 {
     value
         .get(key)
         .and_then(Value::as_u64)
@@ -166,7 +173,7 @@ pub fn json_u64(value: &Value, key: &str) -> u64 {
 }
 
 /// Whether the tools are there; says so if not.
-pub fn have(test: &str, tools: &[&str]) -> bool {
+pub(crate) fn have(test: &str, tools: &[&str]) -> bool {
     for tool in tools {
         if Command::new(tool).arg("--version").output().is_err() {
             println!("SKIP {test}: {tool} is not installed");
@@ -176,18 +183,18 @@ pub fn have(test: &str, tools: &[&str]) -> bool {
     true
 }
 
-pub fn run(program: &str, arguments: &[&str]) -> Output {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Output {
     Command::new(program)
         .args(arguments)
         .output()
         .expect("it starts")
 }
 
-pub fn output_text(output: &Output) -> String {
+pub(crate) fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-pub fn succeed(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn succeed(program: &str, arguments: &[&str]) -> String {
     let output = run(program, arguments);
     let text = output_text(&output);
     assert!(
@@ -199,7 +206,7 @@ pub fn succeed(program: &str, arguments: &[&str]) -> String {
 }
 
 /// Content in which no two blocks are alike.
-pub fn noise(bytes: usize) -> Vec<u8> {
+pub(crate) fn noise(bytes: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut content = Vec::with_capacity(bytes + 8);
     while content.len() < bytes {
