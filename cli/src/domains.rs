@@ -53,6 +53,8 @@ pub fn driver_domain(run_dir: &RunDir, wanted: &DriverDomain) -> Result<u8> {
         Restart::OnFailure => RestartPolicy::OnFailure,
     };
     let client = Client::connect(run_dir)?;
+    // From here on a signal is the domain's.
+    let stop = Stop::install().context("cannot catch signals")?;
     let domid = create(
         &client,
         &wanted.name,
@@ -60,7 +62,7 @@ pub fn driver_domain(run_dir: &RunDir, wanted: &DriverDomain) -> Result<u8> {
         argv,
         restart,
     )?;
-    let status = wait(run_dir, &client, domid);
+    let status = wait(run_dir, &client, domid, stop);
     drop(listener);
     status
 }
@@ -84,6 +86,8 @@ pub fn guest(run_dir: &RunDir, wanted: &Guest) -> Result<u8> {
             .map(|export| format!("--nbd-export={export}")),
     );
     let client = Client::connect(run_dir)?;
+    // From here on a signal is the domain's.
+    let stop = Stop::install().context("cannot catch signals")?;
     let domid = create(
         &client,
         &wanted.name,
@@ -98,7 +102,7 @@ pub fn guest(run_dir: &RunDir, wanted: &Guest) -> Result<u8> {
             return Err(error);
         }
     }
-    wait(run_dir, &client, domid)
+    wait(run_dir, &client, domid, stop)
 }
 
 fn create(
@@ -123,8 +127,7 @@ fn create(
 }
 
 /// Waits for the end; a signal to us is passed on, and the domain ends as it would by its own.
-fn wait(run_dir: &RunDir, client: &Client, domid: DomId) -> Result<u8> {
-    let stop = Stop::install().context("cannot catch signals")?;
+fn wait(run_dir: &RunDir, client: &Client, domid: DomId, stop: Stop) -> Result<u8> {
     let second = Client::connect(run_dir)?;
     std::thread::Builder::new()
         .name("signals".into())

@@ -190,9 +190,10 @@ impl GuestDisk {
         }
     }
 
-    fn take_event(&mut self) {
+    /// Whether the backend rang. Others wake us as well: what they have to say is no fault of the backend's.
+    fn take_event(&mut self) -> bool {
         if !std::mem::take(&mut self.slept) {
-            return;
+            return false;
         }
         if std::mem::take(&mut self.paused) {
             let mut expirations = [0; 8];
@@ -201,9 +202,11 @@ impl GuestDisk {
             self.syscalls += 2;
         }
         self.syscalls += 1;
-        if !self.front.take_event().unwrap_or(false) {
+        let rang = self.front.take_event().unwrap_or(false);
+        if !rang {
             self.look_at_nodes();
         }
+        rang
     }
 
     fn serviced(&mut self) {
@@ -315,8 +318,7 @@ impl Blocks for GuestDisk {
     }
 
     fn reap(&mut self, done: &mut dyn FnMut(Token, Result<Data<'_>, BlockError>)) {
-        let woken = self.slept;
-        self.take_event();
+        let rang = self.take_event();
         loop {
             match self.front.reap() {
                 Ok(Some(completion)) => {
@@ -360,7 +362,7 @@ impl Blocks for GuestDisk {
                 }
             }
         }
-        if woken {
+        if rang {
             self.serviced();
         }
     }
