@@ -13,7 +13,7 @@ use crate::image::ImageSpec;
 
 /// How long a backend may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a guest whose frontend does not stir is waited for, once the backend offers the disk.
+/// How long a frontend that does not stir is waited for once the backend offers the disk, and a backend that fails to close.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A disk in the store.
@@ -34,8 +34,8 @@ pub(super) struct PendingDisk {
     path: String,
     goal: Goal,
     deadline: Instant,
-    /// The backend offers the disk since then.
-    offered: Option<Instant>,
+    /// The backend offers the disk, or fails, since then.
+    stirred: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -172,7 +172,7 @@ impl Broker {
             path,
             goal,
             deadline,
-            offered: None,
+            stirred: None,
         });
     }
 
@@ -226,15 +226,19 @@ impl Broker {
                 Some(Ok(()))
             }
             Goal::Attached if backend == CONNECTED => Some(Ok(())),
+            // A backend that still has something to write would bring the nodes back: let it close first.
             Goal::Attached if backend >= CLOSING || error.is_some() => {
-                Some(Err(AdminError::Backend {
-                    backend: format!("domain {}", disk.backend),
-                    dev: disk.dev.clone(),
-                    text: error.unwrap_or_else(|| format!("it went to state {backend}")),
-                }))
+                let failing = *pending.stirred.get_or_insert(now);
+                (backend == CLOSED || now >= failing + GRACE).then(|| {
+                    Err(AdminError::Backend {
+                        backend: format!("domain {}", disk.backend),
+                        dev: disk.dev.clone(),
+                        text: error.unwrap_or_else(|| format!("it went to state {backend}")),
+                    })
+                })
             }
             Goal::Attached if backend == INIT_WAIT && frontend <= 1 => {
-                let offered = *pending.offered.get_or_insert(now);
+                let offered = *pending.stirred.get_or_insert(now);
                 let enough = !running(disk.guest) || now >= offered + GRACE;
                 enough.then_some(Ok(()))
             }
@@ -286,8 +290,8 @@ impl Broker {
 
     /// When to look again although nothing happened.
     pub(super) fn disk_deadline(&self) -> Option<Instant> {
-        let each = |pending: &PendingDisk| match pending.offered {
-            Some(offered) => pending.deadline.min(offered + GRACE),
+        let each = |pending: &PendingDisk| match pending.stirred {
+            Some(since) => pending.deadline.min(since + GRACE),
             None => pending.deadline,
         };
         self.pending_disks.iter().map(each).min()
