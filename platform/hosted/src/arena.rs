@@ -198,3 +198,47 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ringfence_core::SharedMem as _;
+
+    #[test]
+    fn a_peer_that_scribbles_over_the_table_gets_no_page_given_out_twice() {
+        let arena = Mapped::writable(create("test").unwrap(), ARENA).unwrap();
+        let table = Table(arena.pages());
+        let mut pool = Pool::new(table, Access::ReadWrite);
+        let mut held = std::collections::BTreeSet::new();
+        let garbage = [0u64, 1, u64::MAX, 0xFF << 8, 0xDEAD_BEEF_0000_0003];
+        for round in 0..5000usize {
+            if round % 3 == 2 {
+                let index = *held.iter().nth(round % held.len()).unwrap();
+                held.remove(&index);
+                pool.give_back(table, index);
+            } else if let Some(index) = pool.take(table) {
+                assert!((TABLE_PAGES..ARENA_PAGES).contains(&index));
+                assert!(held.insert(index), "page {index} twice");
+            }
+            let entry = TABLE_PAGES as usize + round * 7 % 4000;
+            let word = garbage[round % garbage.len()].to_ne_bytes();
+            arena.pages().write(entry * 8, &word);
+        }
+    }
+
+    #[test]
+    fn the_peers_descriptor_of_a_read_only_arena_cannot_be_made_writable() {
+        let owner = create("test").unwrap();
+        let peer = read_only(&owner).unwrap();
+        assert!(Mapped::writable(peer.try_clone().unwrap(), ARENA).is_err());
+        assert!(rustix::fs::ftruncate(&owner, 0).is_err(), "sealed");
+        let (owner, peer) = (
+            Mapped::writable(owner, ARENA).unwrap(),
+            Mapped::read_only(peer, ARENA).unwrap(),
+        );
+        owner.pages().write(5000, b"seen");
+        let mut bytes = [0; 4];
+        peer.pages().read(5000, &mut bytes);
+        assert_eq!(&bytes, b"seen");
+    }
+}
