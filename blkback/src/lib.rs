@@ -40,17 +40,4 @@ pub use error::{AttachError, EngineError, IoError, Refusal};
 pub use sink::{Disk, DiskIo, Geometry};
 pub use stats::{Snapshot, Stats};
 
-use ringfence_core::wire::blkif::{RequestNative, ResponseNative};
-use ringfence_ring::{Field, Protocol};
-
-/// The layout of x86_64 and arm: 112-byte entries.
-#[derive(Clone, Copy, Debug)]
-pub struct BlkifNative;
-
-impl Protocol for BlkifNative {
-    type Request = RequestNative;
-    type Response = ResponseNative;
-    const STRIDE: usize = 112;
-    const RESPONSE_FIELDS: &'static [Field] =
-        &[Field::new(0, 8), Field::new(8, 1), Field::new(10, 2)];
-}
+pub use ringfence_ring::blkif::BlkifNative;

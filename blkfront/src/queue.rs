@@ -1,11 +1,10 @@
 //! The data path: one ring, one event channel.
 
 use ringfence_core::platform::{Access, Channel, Platform};
-use ringfence_core::wire::blkif::{
-    MAX_SEGMENTS_PER_REQUEST, RequestNative, ResponseNative, Segment,
-};
+use ringfence_core::wire::blkif::{MAX_SEGMENTS_PER_REQUEST, RequestNative, Segment};
 use ringfence_core::{DomId, Sector};
-use ringfence_ring::{Armed, Field, Front, Protocol};
+use ringfence_ring::blkif::BlkifNative;
+use ringfence_ring::{Armed, Front};
 
 use crate::error::Doorbell;
 use crate::negotiate::Info;
@@ -14,20 +13,9 @@ use crate::{
     Rejected, SLOTS, Tag,
 };
 
-/// blkif in the layout of x86_64 and arm.
-#[derive(Debug)]
-pub(crate) enum Native {}
-
-impl Protocol for Native {
-    type Request = RequestNative;
-    type Response = ResponseNative;
-    const STRIDE: usize = size_of::<RequestNative>();
-    const RESPONSE_FIELDS: &'static [Field] = &[Field::new(0, 9), Field::new(10, 2)];
-}
-
 /// One connection: its ring and its port.
 pub(crate) struct Connection<P: Platform> {
-    pub(crate) ring: Front<P::Granted, Native>,
+    pub(crate) ring: Front<P::Granted, BlkifNative>,
     pub(crate) channel: P::Channel,
     pub(crate) peer: DomId,
     /// Set while the states are 4 and 4, or closing.

@@ -17,6 +17,7 @@
 )]
 
 mod back;
+pub mod blkif;
 pub mod bytes;
 mod fault;
 mod front;
