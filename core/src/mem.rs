@@ -1,5 +1,7 @@
 //! Memory that a peer may change at any moment.
 
+use zerocopy::{FromBytes, IntoBytes};
+
 /// Xen's page: 4096 bytes, never the host's page size.
 pub const PAGE: usize = 4096;
 
@@ -27,6 +29,17 @@ pub trait SharedMem {
 
     /// Copies `dst.len()` bytes out, each of them read exactly once, in words where alignment allows.
     fn read(&self, offset: usize, dst: &mut [u8]);
+
+    /// Copies a message out, each byte read exactly once. By value, so that a message need not exist in memory before it is used.
+    #[inline]
+    fn read_value<T: FromBytes + IntoBytes>(&self, offset: usize) -> T
+    where
+        Self: Sized,
+    {
+        let mut value = T::new_zeroed();
+        self.read(offset, value.as_mut_bytes());
+        value
+    }
 
     /// Copies `src.len()` bytes in, each of them written exactly once, in words where alignment allows.
     fn write(&self, offset: usize, src: &[u8]);

@@ -4,7 +4,7 @@ use crate::fault::{AttachError, PeerFault};
 use crate::layout::{Entries, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use crate::notify::{Armed, Notify};
 use crate::{Protocol, RingIndex, RingMem};
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::IntoBytes;
 
 /// The right, and the duty, to answer one request: neither `Copy` nor `Clone`, and [`Back::respond`] consumes it, so that a
 /// response always has an entry of the ring to go to.
@@ -202,10 +202,9 @@ impl<M: RingMem, P: Protocol> Back<M, P> {
         }
         let index = self.req_cons;
         let offset = self.entries.offset(index);
-        let mut request = P::Request::new_zeroed();
-        self.mem.read(offset, request.as_mut_bytes());
+        let mut request: P::Request = self.mem.read_value(offset);
         if cfg!(ringfence_weaken = "xsa_155_back_slot") {
-            self.mem.read(offset, request.as_mut_bytes());
+            request = self.mem.read_value(offset);
         }
         self.req_cons = index.plus(1);
         Ok(Some(Taken {

@@ -4,7 +4,7 @@ use crate::fault::{AttachError, Full, PeerFault};
 use crate::layout::{Entries, HEADER, PRIVATE, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use crate::notify::{Armed, Notify};
 use crate::{Protocol, RingIndex, RingMem};
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::IntoBytes;
 
 /// The frontend's end of a ring: requests out, responses in.
 pub struct Front<M, P> {
@@ -186,10 +186,9 @@ impl<M: RingMem, P: Protocol> Front<M, P> {
             return Ok(None);
         }
         let offset = self.entries.offset(self.rsp_cons);
-        let mut response = P::Response::new_zeroed();
-        self.mem.read(offset, response.as_mut_bytes());
+        let mut response: P::Response = self.mem.read_value(offset);
         if cfg!(ringfence_weaken = "xsa_155_front_slot") {
-            self.mem.read(offset, response.as_mut_bytes());
+            response = self.mem.read_value(offset);
         }
         self.rsp_cons = self.rsp_cons.plus(1);
         Ok(Some(response))

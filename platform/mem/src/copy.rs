@@ -3,10 +3,17 @@
 //! `memcpy` would not do: it may read overlapping words at both ends, and racing with a writer it is no defined access at all.
 
 use core::ptr::NonNull;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// From how many bytes on a string instruction beats a loop of words.
 #[cfg(target_arch = "x86_64")]
 const BULK: usize = 512;
+
+/// Whether `len` bytes at `at` are whole, aligned `u64`, and few: the entries of most rings.
+#[inline(always)]
+fn words(at: NonNull<u8>, len: usize) -> bool {
+    len < 512 && len.is_multiple_of(8) && (at.as_ptr() as usize).is_multiple_of(8)
+}
 
 /// How `len` bytes at `at` divide: bytes up to a multiple of 4, then up to one of 8 in whole `u32`, then the rest.
 fn divide(at: usize, len: usize) -> (usize, usize) {
@@ -16,8 +23,49 @@ fn divide(at: usize, len: usize) -> (usize, usize) {
 }
 
 /// # Safety
+/// The bytes of a `T` at `from` are readable.
+#[inline(always)]
+pub(crate) unsafe fn value<T: FromBytes + IntoBytes>(from: NonNull<u8>) -> T {
+    let mut value = T::new_zeroed();
+    if words(from, size_of::<T>()) {
+        for (nth, word) in value
+            .as_mut_bytes()
+            .as_chunks_mut::<8>()
+            .0
+            .iter_mut()
+            .enumerate()
+        {
+            // SAFETY: readable as promised, aligned as checked.
+            *word = unsafe { from.cast::<u64>().add(nth).read_volatile() }.to_ne_bytes();
+        }
+        return value;
+    }
+    // A value of its own: one that is passed by reference could not stay in registers above.
+    let mut value = T::new_zeroed();
+    // SAFETY: as promised to us.
+    unsafe { read_any(from, value.as_mut_bytes()) };
+    value
+}
+
+/// # Safety
 /// `dst.len()` bytes at `from` are readable.
-pub(crate) unsafe fn read(mut from: NonNull<u8>, dst: &mut [u8]) {
+#[inline(always)]
+pub(crate) unsafe fn read(from: NonNull<u8>, dst: &mut [u8]) {
+    if words(from, dst.len()) {
+        for (nth, word) in dst.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            // SAFETY: readable as promised, aligned as checked.
+            *word = unsafe { from.cast::<u64>().add(nth).read_volatile() }.to_ne_bytes();
+        }
+        return;
+    }
+    // SAFETY: as promised to us.
+    unsafe { read_any(from, dst) }
+}
+
+/// # Safety
+/// `dst.len()` bytes at `from` are readable.
+#[inline(never)]
+unsafe fn read_any(mut from: NonNull<u8>, dst: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
     if dst.len() >= BULK {
         // SAFETY: readable as promised, and `dst` is ours; the direction flag is clear by the ABI.
@@ -62,7 +110,32 @@ pub(crate) unsafe fn read(mut from: NonNull<u8>, dst: &mut [u8]) {
 
 /// # Safety
 /// `src.len()` bytes at `to` are writable.
-pub(crate) unsafe fn write(mut to: NonNull<u8>, src: &[u8]) {
+#[inline(always)]
+pub(crate) unsafe fn write(to: NonNull<u8>, src: &[u8]) {
+    // SAFETY: writable as promised, aligned as checked.
+    unsafe {
+        if words(to, src.len()) {
+            for (nth, word) in src.as_chunks::<8>().0.iter().enumerate() {
+                to.cast::<u64>()
+                    .add(nth)
+                    .write_volatile(u64::from_ne_bytes(*word));
+            }
+            return;
+        }
+        match *src {
+            [byte] => to.write_volatile(byte),
+            [a, b] if (to.as_ptr() as usize).is_multiple_of(2) => {
+                to.cast::<u16>().write_volatile(u16::from_ne_bytes([a, b]));
+            }
+            _ => write_any(to, src),
+        }
+    }
+}
+
+/// # Safety
+/// `src.len()` bytes at `to` are writable.
+#[inline(never)]
+unsafe fn write_any(mut to: NonNull<u8>, src: &[u8]) {
     #[cfg(target_arch = "x86_64")]
     if src.len() >= BULK {
         // SAFETY: writable as promised, and `src` is ours; the direction flag is clear by the ABI.
