@@ -11,6 +11,7 @@ type Target = (&'static str, fn(&[u8]));
 const TARGETS: &[Target] = &[
     ("backend_requests", fuzz::blkback::backend_requests),
     ("frontend_responses", fuzz::blkfront::frontend_responses),
+    ("nbd_client", fuzz::nbd::nbd_client),
     ("ring_pages", fuzz::ring::ring_pages),
     ("store_client", fuzz::store_client::store_client),
     ("xenbus_nodes", fuzz::blkfront::xenbus_nodes),
@@ -97,8 +98,18 @@ fn run(name: &str) {
 }
 
 #[test]
+fn backend_requests() {
+    run("backend_requests");
+}
+
+#[test]
 fn frontend_responses() {
     run("frontend_responses");
+}
+
+#[test]
+fn nbd_client() {
+    run("nbd_client");
 }
 
 #[test]

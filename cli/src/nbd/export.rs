@@ -10,7 +10,14 @@ use std::os::fd::BorrowedFd;
 
 /// One connection, never used again for another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct ClientId(pub(crate) u64);
+pub struct ClientId(u64);
+
+impl ClientId {
+    /// Wraps the number.
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
+    }
+}
 
 /// The answer to one request.
 #[derive(Debug)]

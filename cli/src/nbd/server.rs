@@ -263,7 +263,7 @@ impl<B: Blocks> Server<B> {
         match self.listener.socket.accept() {
             Ok((socket, _)) => {
                 socket.set_nonblocking(true)?;
-                let id = ClientId(self.next_client);
+                let id = ClientId::new(self.next_client);
                 self.next_client = self.next_client.wrapping_add(1);
                 self.clients
                     .push(Client::new(id, socket, self.offer.clone()));

@@ -2,6 +2,7 @@
 
 pub mod blkback;
 pub mod blkfront;
+pub mod nbd;
 pub mod ring;
 pub mod store_client;
 pub mod xenstored;

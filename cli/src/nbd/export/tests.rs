@@ -1,7 +1,7 @@
 use super::super::MemoryBlocks;
 use super::*;
 
-const CLIENT: ClientId = ClientId(1);
+const CLIENT: ClientId = ClientId::new(1);
 
 fn export(seed: u64) -> Export<MemoryBlocks> {
     let geometry = Geometry {
