@@ -99,14 +99,14 @@ pub fn run(options: &BackendOptions, probe: Option<&ProbeTargets>) -> Result<()>
         },
         |counters| {
             let _ = statistics.set(Arc::clone(counters));
-            println!("{}", serde_json::json!({ "ready": identity() }));
+            crate::say(&serde_json::json!({ "ready": identity() }));
         },
     )?;
     let mut served = identity();
     if let (Some(map), Some(statistics)) = (served.as_object_mut(), statistics.get()) {
         map.extend(totals(statistics));
     }
-    println!("{}", serde_json::json!({ "served": served }));
+    crate::say(&serde_json::json!({ "served": served }));
     Ok(())
 }
 

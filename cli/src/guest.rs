@@ -28,7 +28,7 @@ pub fn run(vdevs: &[String], work: &GuestWork) -> Result<()> {
     let stop = Stop::install().context("cannot catch signals")?;
     let (platform, store) = Hosted::inherited()?;
     if work.copy.is_none() && work.nbd_export.is_none() {
-        println!("{}", serde_json::json!({ "ready": identity(&platform) }));
+        crate::say(&serde_json::json!({ "ready": identity(&platform) }));
         return hotplug::run(&platform, store, &stop);
     }
     let guest = Guest {
@@ -101,29 +101,25 @@ impl Guest {
         let (one, other): (Cost, Cost) = (from.cost(), to.cost());
         from.close()?;
         to.close()?;
-        println!(
-            "{}",
-            serde_json::json!({ "copied": {
-                "pid": std::process::id(),
-                "domid": self.platform.domid().get(),
-                "sandbox": "none: a guest is the user's own program",
-                "depth": counts.in_flight,
-                "requests": counts.requests,
-                "bytes": counts.bytes,
-                "seconds": seconds,
-                "notifications": one.notifications + other.notifications,
-                "syscalls": one.syscalls + other.syscalls + counts.polls,
-            }})
-        );
+        crate::say(&serde_json::json!({ "copied": {
+            "pid": std::process::id(),
+            "domid": self.platform.domid().get(),
+            "sandbox": "none: a guest is the user's own program",
+            "depth": counts.in_flight,
+            "requests": counts.requests,
+            "bytes": counts.bytes,
+            "seconds": seconds,
+            "notifications": one.notifications + other.notifications,
+            "syscalls": one.syscalls + other.syscalls + counts.polls,
+        }}));
         Ok(())
     }
 
     fn export(&self, disk: GuestDisk, socket: &Path, stop: &Stop) -> Result<()> {
         let name = disk.name().to_owned();
         let mut server = Server::new(Listener::bind(socket)?, &name, disk);
-        println!(
-            "{}",
-            serde_json::json!({ "ready": identity(&self.platform), "nbd": socket, "export": name })
+        crate::say(
+            &serde_json::json!({ "ready": identity(&self.platform), "nbd": socket, "export": name }),
         );
         server.run(stop.as_fd())?;
         server.into_blocks().close()

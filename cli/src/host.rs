@@ -21,9 +21,8 @@ pub fn run(run_dir: &RunDir) -> Result<()> {
                 handle.stop();
             }
         })?;
-    println!(
-        "{}",
-        serde_json::json!({ "ready": { "pid": std::process::id(), "run_dir": run_dir.path() } })
+    crate::say(
+        &serde_json::json!({ "ready": { "pid": std::process::id(), "run_dir": run_dir.path() } }),
     );
     broker.run().context("the broker cannot go on")
 }

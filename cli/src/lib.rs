@@ -10,3 +10,9 @@ pub mod host;
 pub mod nbd;
 pub mod signals;
 pub mod xenstore;
+
+/// Prints one line of JSON for whoever started us. That nobody reads it any more is no reason to stop.
+fn say(value: &serde_json::Value) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stdout(), "{value}");
+}

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use ringfence_blkfront::{
@@ -42,6 +42,9 @@ impl Control {
         Ok(())
     }
 }
+
+/// How long the end of a guest waits for a backend that may be gone.
+pub const CLOSE_MAX: Duration = Duration::from_secs(5);
 
 /// What one disk's data path cost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -141,11 +144,12 @@ impl GuestDisk {
     /// Closes the device and waits until the backend has let go.
     ///
     /// # Errors
-    /// The store failed.
+    /// The store failed, or the backend does not answer.
     pub fn close(mut self) -> Result<()> {
         self.front.close();
         let control = self.control.clone();
         let mut shared = control.borrow_mut();
+        let deadline = Instant::now() + CLOSE_MAX;
         loop {
             while self
                 .front
@@ -155,6 +159,12 @@ impl GuestDisk {
             match self.front.step(&mut shared.store)? {
                 Some(Event::Closed | Event::Failed(_)) => return Ok(()),
                 Some(_) => {}
+                None if Instant::now() > deadline => {
+                    bail!(
+                        "{}: the backend did not close within {CLOSE_MAX:?}",
+                        self.name
+                    )
+                }
                 None => {
                     // What is in flight is answered without the store's knowing.
                     shared

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use ringfence_blkfront::{Event, Frontend};
 use ringfence_core::store::{Store, StoreError, Tx};
 use ringfence_hosted::{Hosted, HostedStore};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::device::CLOSE_MAX;
 use crate::signals::Stop;
 
 /// Where the toolstack puts our disks.
@@ -21,8 +23,9 @@ const DISKS: &str = "device/vbd";
 pub fn run(platform: &Hosted, mut store: HostedStore, stop: &Stop) -> Result<()> {
     let mut disks: BTreeMap<u32, Frontend<Hosted>> = BTreeMap::new();
     store.watch(DISKS, "disks").context("xenstore")?;
-    let mut stopping = false;
+    let mut deadline: Option<Instant> = None;
     loop {
+        let stopping = deadline.is_some();
         while store.next_watch().context("xenstore")?.is_some() {}
         let present = present(&mut store)?;
         for vdev in present.iter().filter(|_| !stopping) {
@@ -63,12 +66,23 @@ pub fn run(platform: &Hosted, mut store: HostedStore, stop: &Stop) -> Result<()>
         if !stopping {
             fds.push(PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN));
         }
-        match poll(&mut fds, None) {
+        let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            let names: Vec<_> = disks.keys().map(u32::to_string).collect();
+            bail!(
+                "the backends of {} did not close within {CLOSE_MAX:?}",
+                names.join(", ")
+            );
+        }
+        match poll(
+            &mut fds,
+            left.map(Timespec::try_from).and_then(Result::ok).as_ref(),
+        ) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno).context("poll"),
         }
         if fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) {
-            stopping = true;
+            deadline = Some(Instant::now() + CLOSE_MAX);
             disks.values_mut().for_each(Frontend::close);
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Three layers, each of which an ordinary user can have: landlock takes the file system, abstract sockets, TCP and signals
 //! away; seccomp leaves the system calls of the data path and of the allocator; and the io_uring, which neither sees through, is
-//! [restricted](crate::uring) before.
+//! [restricted](crate::RestrictedRing) before.
 
 mod filter;
 

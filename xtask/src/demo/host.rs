@@ -94,6 +94,29 @@ impl Drop for Process {
     }
 }
 
+/// Ends the broker and its domains in order, also when the demo fails half-way.
+struct Shutdown(Option<Command>);
+
+impl Shutdown {
+    fn now(&mut self) -> Result<()> {
+        let Some(mut command) = self.0.take() else {
+            return Ok(());
+        };
+        let status = command.status().context("cannot run ringfence shutdown")?;
+        if !status.success() {
+            bail!("ringfence shutdown failed: {status}");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Shutdown {
+    fn drop(&mut self) {
+        // A failure brought us here; one more is no news.
+        let _ = self.now();
+    }
+}
+
 /// Starts all, copies, ends all.
 pub(crate) fn copy(
     dir: &Path,
@@ -111,6 +134,7 @@ pub(crate) fn copy(
     println!("starting the broker, the driver domain blk0 and the guest");
     let mut host = Process::spawn(&mut command(&["host"]))?;
     let ready = host.wait_for("ready").context("broker")?;
+    let mut shutdown = Shutdown(Some(command(&["shutdown"])));
     let mut backend = Process::spawn(&mut command(&["driver-domain", "blk0"]))?;
     backend.wait_for("ready").context("driver domain blk0")?;
     let disk = |vdev: &str, access: &str, path: &Path| {
@@ -133,12 +157,7 @@ pub(crate) fn copy(
     ]))?;
     let guest_said = guest.wait_for("copied").context("guest demo")?;
     guest.finish().context("guest demo")?;
-    let status = command(&["shutdown"])
-        .status()
-        .context("cannot run ringfence shutdown")?;
-    if !status.success() {
-        bail!("ringfence shutdown failed: {status}");
-    }
+    shutdown.now()?;
     let backend_said = backend.wait_for("served").context("driver domain blk0")?;
     backend.finish().context("driver domain blk0")?;
     host.finish().context("broker")?;
