@@ -13,9 +13,21 @@ pub struct Cli {
     /// Where the broker's sockets are [default: /run/ringfence as root, else $XDG_RUNTIME_DIR/ringfence]
     #[arg(long, global = true, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
+    /// Where the domains are
+    #[arg(long, global = true, value_enum, default_value_t = Platform::Hosted)]
+    pub platform: Platform,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Where the domains are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Platform {
+    /// Processes on this machine, which a broker started.
+    Hosted,
+    /// Real ones: this is Linux on Xen, dom0 or a guest.
+    Xen,
 }
 
 /// What to do.

@@ -9,6 +9,7 @@ pub mod guest;
 pub mod host;
 pub mod nbd;
 pub mod signals;
+pub mod xen;
 pub mod xenstore;
 
 /// Prints one line of JSON for whoever started us. That nobody reads it any more is no reason to stop.

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use ringfence_cli::args::{Cli, Command, DomainMain};
-use ringfence_cli::{backend, block, domains, guest, host, xenstore};
+use ringfence_cli::args::{Cli, Command, DomainMain, Platform};
+use ringfence_cli::{backend, block, domains, guest, host, xen, xenstore};
 use ringfence_hosted::RunDir;
 use ringfence_hosted::admin::Client;
 use tracing_subscriber::EnvFilter;
@@ -40,6 +40,9 @@ fn run(cli: &Cli) -> Result<u8> {
             DomainMain::Guest { vdevs, work } => guest::run(vdevs, work),
         }
         .map(|()| 0);
+    }
+    if cli.platform == Platform::Xen {
+        return xen::run(&cli.command);
     }
     let run_dir = RunDir::resolve(cli.run_dir.as_deref())?;
     match &cli.command {

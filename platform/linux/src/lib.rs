@@ -1,0 +1,1 @@
+//! Linux on real Xen, from user space.

@@ -1,0 +1,1 @@
+//! What the platforms whose domains run Linux processes share.
