@@ -12,9 +12,10 @@ use thiserror::Error;
 
 pub use crate::broker::RestartPolicy;
 pub use crate::control::DomainKind;
-use crate::image::{ImageError, ImageSpec};
-use crate::packet::{self, Received};
 use crate::rundir::RunDir;
+pub use ringfence_process::child::Exit;
+use ringfence_process::packet::{self, Received};
+use ringfence_process::{ImageError, ImageSpec};
 
 /// A domain to make. Its process runs the broker's own program with these arguments and the caller's standard streams.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -46,15 +47,6 @@ pub struct NewDisk {
     pub vdev: u32,
     /// Its name in the guest, e.g. `xvda` (`dev`).
     pub dev: String,
-}
-
-/// How a process ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Exit {
-    /// `exit` with this status.
-    Code(i32),
-    /// By this signal.
-    Signal(i32),
 }
 
 /// A living domain.

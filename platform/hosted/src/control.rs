@@ -7,11 +7,10 @@ use ringfence_core::platform::PlatformError;
 use rustix::net::{RecvFlags, SendFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::image::{ImageError, ImageSpec};
-use crate::packet::{self, Received};
+use ringfence_process::packet::{self, Received};
+use ringfence_process::{ImageError, ImageSpec};
 
-/// Names the descriptor of the control socket in the environment of a domain's process.
-pub const CONTROL_FD_ENV: &str = "RINGFENCE_CONTROL_FD";
+pub use ringfence_process::child::CONTROL_FD_ENV;
 
 /// What kind of life a domain has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -1,32 +1,29 @@
 //! A domain's process: the platform that its drivers run on.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringfence_core::platform::{
     Access, Capabilities, EvtchnError, GrantCopy, GrantError, Platform, PlatformError,
 };
 use ringfence_core::{DomId, EvtchnPort, GrantRef};
+use ringfence_process::child::NoSocket;
 use thiserror::Error;
 
-use crate::control::{CONTROL_FD_ENV, DomainKind, Link, Refusal, Reply, Request};
+use crate::control::{DomainKind, Link, Refusal, Reply, Request};
 use crate::evtchn::{self, Channel};
 use crate::grants::{Arenas, Granted, Mapping};
-use crate::image::{ImageError, ImageSpec};
 use crate::store::{HostedStore, StoreSocket};
+use ringfence_process::{ImageError, ImageSpec};
 
 /// Why a process is no domain's.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum InheritError {
-    /// The environment names no control socket: the broker did not start this process.
-    #[error("{CONTROL_FD_ENV} is not set: the broker did not start this process")]
-    NotADomain,
-    /// The environment names something that is no socket, or it was taken already.
-    #[error("{CONTROL_FD_ENV}={0} names no socket of ours")]
-    NoSocket(String),
+    /// The broker left no socket to this process.
+    #[error(transparent)]
+    NoSocket(#[from] NoSocket),
     /// The broker did not answer as it should.
     #[error("the broker did not say who we are: {0}")]
     Broker(#[from] PlatformError),
@@ -69,29 +66,12 @@ struct Inner {
 #[derive(Clone, Debug)]
 pub struct Hosted(Arc<Inner>);
 
-static INHERITED: AtomicBool = AtomicBool::new(false);
-
 /// Takes the socket that the broker left to this process, once: for a process that passes it on.
 ///
 /// # Errors
 /// [`InheritError`] if there is none.
 pub fn inherited_socket() -> Result<OwnedFd, InheritError> {
-    let text = std::env::var(CONTROL_FD_ENV).map_err(|_| InheritError::NotADomain)?;
-    let refused = || InheritError::NoSocket(text.clone());
-    let number: RawFd = text.parse().map_err(|_| refused())?;
-    if number <= 2 || INHERITED.swap(true, Ordering::SeqCst) {
-        return Err(refused());
-    }
-    // SAFETY: the broker opened it for us and told nobody else; taken only once.
-    let socket = unsafe { OwnedFd::from_raw_fd(number) };
-    if rustix::net::sockopt::socket_type(&socket) != Ok(rustix::net::SocketType::SEQPACKET) {
-        // Whatever it is, it is not ours to close.
-        std::mem::forget(socket);
-        return Err(refused());
-    }
-    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)
-        .map_err(|errno| crate::control::failed("fcntl", errno))?;
-    Ok(socket)
+    Ok(ringfence_process::child::inherited_socket()?)
 }
 
 impl Hosted {

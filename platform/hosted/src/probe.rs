@@ -1,18 +1,15 @@
-//! What a process can reach, tried from inside it.
+//! What a domain's process can reach, tried from inside it.
 
-use std::fmt;
 use std::io;
-use std::os::fd::{FromRawFd as _, OwnedFd};
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::PathBuf;
 
-use io_uring::{IoUring, opcode, types};
 use ringfence_core::platform::{Access, Platform as _};
 use ringfence_core::{DomId, GrantRef};
+use ringfence_process::probe;
+pub use ringfence_process::probe::{Attempt, Outcome};
 
 use crate::domain::Hosted;
-use crate::uring::RestrictedRing;
+use ringfence_process::RestrictedRing;
 
 /// What to try to reach; all of it exists, and none of it is the process's business.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,113 +30,6 @@ pub struct Targets {
     pub gref: GrantRef,
 }
 
-/// How an attempt ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
-    /// Nothing stopped it.
-    Reached,
-    /// Stopped with this error number (0: refused without one).
-    Denied(i32),
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Reached => f.write_str("REACHED"),
-            Self::Denied(0) => f.write_str("denied"),
-            Self::Denied(errno) => write!(f, "denied: {}", io::Error::from_raw_os_error(*errno)),
-        }
-    }
-}
-
-/// An attempt's name and how it ended.
-pub type Attempt = (&'static str, Outcome);
-
-fn outcome<T>(result: io::Result<T>) -> Outcome {
-    match result {
-        Ok(_) => Outcome::Reached,
-        Err(error) => Outcome::Denied(error.raw_os_error().unwrap_or(0)),
-    }
-}
-
-fn check(value: libc::c_long) -> io::Result<libc::c_long> {
-    if value == -1 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(value)
-    }
-}
-
-/// Opens a file through a ring.
-fn uring_open(ring: &mut IoUring, path: &std::path::Path) -> io::Result<()> {
-    use std::os::unix::ffi::OsStrExt as _;
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-    let open = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr())
-        .flags(libc::O_RDONLY)
-        .build();
-    // SAFETY: the path lives until the completion was waited for.
-    unsafe { ring.submission().push(&open) }.map_err(|_| io::ErrorKind::ResourceBusy)?;
-    ring.submit_and_wait(1)?;
-    let result = ring
-        .completion()
-        .next()
-        .map_or(-libc::EIO, |entry| entry.result());
-    if result < 0 {
-        return Err(io::Error::from_raw_os_error(-result));
-    }
-    // SAFETY: the kernel just opened it for us.
-    drop(unsafe { OwnedFd::from_raw_fd(result) });
-    Ok(())
-}
-
-/// Asks to run a program that cannot be: an address that is none tells whether the kernel came as far as looking at it.
-fn exec() -> io::Result<()> {
-    // SAFETY: with a path of NULL nothing is executed, whoever is allowed to.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_execve,
-            std::ptr::null::<u8>(),
-            std::ptr::null::<u8>(),
-            std::ptr::null::<u8>(),
-        )
-    };
-    match check(result) {
-        Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(()),
-        Err(error) => Err(error),
-        Ok(_) => Ok(()),
-    }
-}
-
-fn trace(pid: u32) -> io::Result<()> {
-    let pid = pid as libc::pid_t;
-    let null = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: touches no memory of this process.
-    check(unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, null, null) })?;
-    // SAFETY: as above. Only a stopped process can be let go; this one goes with us.
-    let _ = unsafe { libc::ptrace(libc::PTRACE_DETACH, pid, null, null) };
-    Ok(())
-}
-
-fn read_memory(pid: u32) -> io::Result<()> {
-    let mut byte = 0u8;
-    let local = libc::iovec {
-        iov_base: (&raw mut byte).cast(),
-        iov_len: 1,
-    };
-    // An address that is never mapped: EFAULT says that the process itself could be reached.
-    let remote = libc::iovec {
-        iov_base: std::ptr::without_provenance_mut(16),
-        iov_len: 1,
-    };
-    // SAFETY: writes one byte at most, into `byte`.
-    let result = unsafe { libc::process_vm_readv(pid as libc::pid_t, &local, 1, &remote, 1, 0) };
-    match check(result as libc::c_long) {
-        Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(()),
-        Err(error) => Err(error),
-        Ok(_) => Ok(()),
-    }
-}
-
 fn arena(hosted: &Hosted, targets: &Targets) -> Outcome {
     match hosted.map(targets.owner, &[targets.gref], Access::ReadOnly) {
         Ok(_) => Outcome::Reached,
@@ -152,7 +42,10 @@ fn arena_of(pid: u32) -> io::Result<()> {
     let mut last = io::Error::from_raw_os_error(libc::ENOENT);
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
         let path = entry?.path();
-        let link = std::fs::read_link(&path)?;
+        // Closed meanwhile: not what we look for, which stays open.
+        let Ok(link) = std::fs::read_link(&path) else {
+            continue;
+        };
         if link.to_string_lossy().starts_with("/memfd:ringfence-") {
             match std::fs::File::open(&path) {
                 Ok(_) => return Ok(()),
@@ -163,66 +56,24 @@ fn arena_of(pid: u32) -> io::Result<()> {
     Err(last)
 }
 
-fn inet() -> io::Result<OwnedFd> {
-    use rustix::net::{AddressFamily, SocketType};
-    Ok(rustix::net::socket(
-        AddressFamily::INET,
-        SocketType::STREAM,
-        None,
-    )?)
-}
-
-fn connect_abstract(name: &[u8]) -> io::Result<UnixStream> {
-    UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)
-}
-
 /// Tries everything. `ring` is the one that the process serves with, if it has one.
 pub fn probe_sandbox(
     hosted: &Hosted,
     targets: &Targets,
     ring: Option<&mut RestrictedRing>,
 ) -> Vec<Attempt> {
-    let mut attempts: Vec<Attempt> = Vec::new();
-    let mut tried = |name, outcome| attempts.push((name, outcome));
-    tried(
-        "open a foreign file",
-        outcome(std::fs::File::open(&targets.file)),
-    );
-    if let Some(ring) = ring {
-        tried(
-            "open it through our io_uring",
-            outcome(uring_open(ring.get_mut(), &targets.file)),
-        );
-    }
-    let new_ring = IoUring::new(2).and_then(|mut ring| uring_open(&mut ring, &targets.file));
-    tried("open it through a new io_uring", outcome(new_ring));
-    let memory = format!("/proc/{}/mem", targets.broker_pid);
-    tried(
-        "open the broker's memory",
-        outcome(std::fs::File::open(memory)),
-    );
-    tried(
-        "read the broker's memory",
-        outcome(read_memory(targets.broker_pid)),
-    );
-    tried("trace a peer", outcome(trace(targets.peer_pid)));
-    // SAFETY: signal 0 only asks whether one could be sent.
-    let kill = unsafe { libc::kill(targets.peer_pid as libc::pid_t, 0) };
-    tried("kill a peer", outcome(check(kill.into())));
-    tried("execute a program", outcome(exec()));
-    tried("make an IPv4 socket", outcome(inet()));
-    tried(
-        "connect to an abstract socket",
-        outcome(connect_abstract(&targets.abstract_socket)),
-    );
-    tried(
-        "connect to a foreign socket",
-        outcome(UnixStream::connect(&targets.socket)),
-    );
-    tried(
+    let general = probe::Targets {
+        parent_pid: targets.broker_pid,
+        peer_pid: targets.peer_pid,
+        file: targets.file.clone(),
+        socket: targets.socket.clone(),
+        abstract_socket: targets.abstract_socket.clone(),
+    };
+    let mut attempts = probe::probe_sandbox(&general, ring);
+    attempts.push((
         "take another pair's arena from the broker",
-        outcome(arena_of(targets.broker_pid)),
-    );
-    tried("map another pair's page", arena(hosted, targets));
+        probe::outcome(arena_of(targets.broker_pid)),
+    ));
+    attempts.push(("map another pair's page", arena(hosted, targets)));
     attempts
 }

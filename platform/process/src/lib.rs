@@ -1,1 +1,18 @@
-//! What the platforms whose domains run Linux processes share.
+//! What the platforms whose domains run Linux processes share: a [supervisor's view](child) of the process, [packets](packet)
+//! with descriptors between the two, [images](images) with their [locks](locks), and the [sandbox] with its
+//! [restricted ring](RestrictedRing).
+//!
+//! The supervisor opens what the configuration names and maps no guest page; the process serves guests and opens nothing.
+
+pub mod child;
+mod image;
+pub mod images;
+pub mod locks;
+pub mod packet;
+pub mod probe;
+pub mod restart;
+pub mod sandbox;
+mod uring;
+
+pub use image::{ImageError, ImageFormat, ImageSpec};
+pub use uring::RestrictedRing;

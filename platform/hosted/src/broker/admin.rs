@@ -7,7 +7,7 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 
 use super::Broker;
 use crate::admin::{AdminError, AdminReply, AdminRequest, DomainInfo};
-use crate::packet::{self, Received};
+use ringfence_process::packet::{self, Received};
 
 /// A connection's number.
 pub(super) type AdminId = u64;
@@ -122,7 +122,7 @@ impl Broker {
                     .domains
                     .get(&domid.get())
                     .and_then(|found| found.process.as_ref());
-                let sent = process.and_then(|process| process.signal(signal).ok());
+                let sent = process.and_then(|process| process.child.signal(signal).ok());
                 sent.ok_or(AdminError::NotRunning(domain))?;
             }
             AdminRequest::Attach(disk) => return self.attach(id, disk).map(|()| None),
@@ -135,8 +135,8 @@ impl Broker {
                     domid: domain.domid.get(),
                     name: domain.new.name.clone(),
                     kind: domain.new.kind,
-                    pid: domain.process.as_ref().map(super::domains::Process::pid),
-                    restarts: domain.supervisor.restarts,
+                    pid: domain.process.as_ref().map(|process| process.child.pid()),
+                    restarts: domain.restarts.count(),
                 };
                 return Ok(Some(AdminReply::Domains(
                     self.domains.values().map(info).collect(),

@@ -9,7 +9,7 @@ use super::Broker;
 use super::admin::AdminId;
 use super::store::OwnClient;
 use crate::admin::{AdminError, AdminReply, DiskInfo, NewDisk};
-use crate::image::ImageSpec;
+use ringfence_process::ImageSpec;
 
 /// How long a backend may take.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -111,7 +111,7 @@ impl Broker {
         let Some(exit) = domain
             .process
             .as_mut()
-            .and_then(super::domains::Process::exit)
+            .and_then(|process| process.child.exit())
         else {
             return;
         };
@@ -120,7 +120,7 @@ impl Broker {
         }
         domain.exit = Some(exit);
         let failed = exit != crate::admin::Exit::Code(0);
-        let again = domain.supervisor.ended(Instant::now(), failed);
+        let again = domain.restarts.ended(Instant::now(), failed);
         let (name, destroy) = (domain.new.name.clone(), domain.new.destroy_on_exit);
         self.forget_requests(domid.get());
         self.evtchns.process_died(domid.get());
@@ -142,7 +142,7 @@ impl Broker {
         let Some(domain) = self.domains.get(&domid.get()) else {
             return;
         };
-        let Some(exit) = domain.exit.filter(|_| domain.supervisor.due().is_none()) else {
+        let Some(exit) = domain.exit.filter(|_| domain.restarts.due().is_none()) else {
             return;
         };
         self.answer_waiters(domid, Ok(AdminReply::Exited(exit)));
@@ -165,7 +165,7 @@ impl Broker {
     /// Starts the processes whose pause is over.
     pub(super) fn restart_due(&mut self) {
         let now = Instant::now();
-        let due = |domain: &&Domain| domain.supervisor.due().is_some_and(|at| at <= now);
+        let due = |domain: &&Domain| domain.restarts.due().is_some_and(|at| at <= now);
         let due: Vec<DomId> = self
             .domains
             .values()
@@ -176,7 +176,7 @@ impl Broker {
             if let Err(error) = self.start(domid) {
                 tracing::error!(%domid, %error, "cannot start again");
                 if let Some(domain) = self.domains.get_mut(&domid.get()) {
-                    domain.supervisor.ended(now, true);
+                    domain.restarts.ended(now, true);
                 }
             }
         }
@@ -189,7 +189,7 @@ impl Broker {
         };
         if let Some(process) = domain.process.take() {
             self.store.disconnect(process.client);
-            process.end();
+            process.child.end();
             domain.exit = Some(crate::admin::Exit::Signal(libc::SIGKILL));
         }
         self.forget_requests(domid.get());
@@ -212,9 +212,9 @@ impl Broker {
     pub(super) fn shut_down(&mut self) {
         for kind in [DomainKind::Guest, DomainKind::DriverDomain] {
             for domain in self.domains.values_mut() {
-                domain.supervisor.give_up();
+                domain.restarts.give_up();
                 if let (true, Some(process)) = (domain.new.kind == kind, &domain.process) {
-                    let _ = process.signal(libc::SIGTERM);
+                    let _ = process.child.signal(libc::SIGTERM);
                 }
             }
             let deadline = Instant::now() + FAREWELL;

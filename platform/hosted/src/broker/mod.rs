@@ -8,12 +8,9 @@ mod arenas;
 mod disks;
 mod domains;
 mod evtchns;
-mod images;
 mod life;
-mod locks;
 mod serve;
 mod store;
-mod supervisor;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringfence_core::DomId;
+use ringfence_process::images::Images;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -32,7 +30,7 @@ use thiserror::Error;
 use crate::admin::Exit;
 use crate::rundir::{RunDir, RunDirError};
 use admin::{Admin, AdminId};
-pub use supervisor::RestartPolicy;
+pub use ringfence_process::restart::RestartPolicy;
 
 /// Why there is no broker.
 #[derive(Debug, Error)]
@@ -89,7 +87,7 @@ pub struct Broker {
     evtchns: evtchns::Evtchns,
     arenas: arenas::Arenas,
     store: store::StoreServer,
-    images: images::Images,
+    images: Images,
     /// By backend directory.
     disks: BTreeMap<String, disks::Disk>,
     pending_disks: Vec<disks::PendingDisk>,
@@ -176,7 +174,7 @@ impl Broker {
             evtchns: evtchns::Evtchns::default(),
             arenas: arenas::Arenas::default(),
             store: store::StoreServer::new(),
-            images: images::Images::default(),
+            images: Images::default(),
             disks: BTreeMap::new(),
             pending_disks: Vec::new(),
             pending_images: Vec::new(),
@@ -258,7 +256,11 @@ impl Broker {
         }
         for (domid, domain) in &self.domains {
             if let Some(process) = &domain.process {
-                add(Source::Process(*domid), process.pidfd(), PollFlags::IN);
+                add(
+                    Source::Process(*domid),
+                    process.child.as_fd(),
+                    PollFlags::IN,
+                );
                 if !process.deaf && !process.busy {
                     add(
                         Source::Domain(*domid),
@@ -283,7 +285,7 @@ impl Broker {
         let restarts = self
             .domains
             .values()
-            .filter_map(|domain| domain.supervisor.due());
+            .filter_map(|domain| domain.restarts.due());
         let instants = restarts.chain(self.disk_deadline()).min();
         let until = instants.map(|at| at.saturating_duration_since(now));
         [until, self.store.deadline(), self.image_retry()]

@@ -7,7 +7,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::Broker;
 use crate::control::{Refusal, Reply, Request};
-use crate::packet::{self, Received};
+use ringfence_process::packet::{self, Received};
 
 /// Messages taken from a process before it is served.
 const QUEUE_MAX: usize = 64;
@@ -175,7 +175,7 @@ impl Broker {
             .is_some_and(|disk| disk.backend.get() == domid);
         let opened = match own {
             true => self.images.open(&backend),
-            false => Err(crate::image::ImageError::NoDisk {
+            false => Err(ringfence_process::ImageError::NoDisk {
                 backend_path: backend.clone(),
             }),
         };

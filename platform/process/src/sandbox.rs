@@ -24,6 +24,8 @@ pub struct Allow {
     pub files: bool,
     /// Leave the system calls alone: no seccomp filter.
     pub syscalls: bool,
+    /// Requests of `ioctl` that the platform needs with descriptors it was given, beyond those of disks.
+    pub ioctls: &'static [u64],
 }
 
 impl Allow {
@@ -31,11 +33,13 @@ impl Allow {
     pub const NOTHING: Self = Self {
         files: false,
         syscalls: false,
+        ioctls: &[],
     };
     /// Everything: for a process that is not confined at all.
     pub const EVERYTHING: Self = Self {
         files: true,
         syscalls: true,
+        ioctls: &[],
     };
 }
 
@@ -162,7 +166,7 @@ pub fn enforce(allow: &Allow, ring: Option<&RestrictedRing>) -> Result<Report, S
         }
     }
     if !allow.syscalls {
-        report.seccomp = match filter::install() {
+        report.seccomp = match filter::install(allow.ioctls) {
             Ok(()) => Enforced::Fully,
             Err(error) if is_missing(&error) => Enforced::No,
             Err(error) => return Err(SandboxError::Seccomp(error)),

@@ -12,13 +12,13 @@ use rustix::net::{
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Bytes of the longest message; a longer one is refused by sender and receiver.
-pub(crate) const MESSAGE_MAX: usize = 60 * 1024;
+pub const MESSAGE_MAX: usize = 60 * 1024;
 /// Descriptors that travel with one message at most.
-pub(crate) const FDS_MAX: usize = 4;
+pub const FDS_MAX: usize = 4;
 
 /// What [`recv`] found.
 #[derive(Debug)]
-pub(crate) enum Received<T> {
+pub enum Received<T> {
     /// A message and what came with it.
     Message(T, Vec<OwnedFd>),
     /// Nothing at the moment (only with [`RecvFlags::DONTWAIT`]).
@@ -29,8 +29,11 @@ pub(crate) enum Received<T> {
     Garbage,
 }
 
-/// Sends one message.
-pub(crate) fn send<T: Serialize>(
+/// Sends one message, with at most [`FDS_MAX`] descriptors.
+///
+/// # Errors
+/// `EMSGSIZE` for what is too long, otherwise as `sendmsg(2)`.
+pub fn send<T: Serialize>(
     socket: BorrowedFd<'_>,
     message: &T,
     fds: &[BorrowedFd<'_>],
@@ -53,7 +56,10 @@ pub(crate) fn send<T: Serialize>(
 }
 
 /// Receives one message; descriptors beyond [`FDS_MAX`] are closed by the kernel.
-pub(crate) fn recv<T: DeserializeOwned>(
+///
+/// # Errors
+/// As `recvmsg(2)`; that the other end is gone is [`Received::Closed`].
+pub fn recv<T: DeserializeOwned>(
     socket: BorrowedFd<'_>,
     flags: RecvFlags,
 ) -> io::Result<Received<T>> {

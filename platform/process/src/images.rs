@@ -8,16 +8,16 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::locks::{self, Conflict};
 use crate::image::{ImageError, ImageSpec};
+use crate::locks::{self, Conflict};
 
 /// An open image with its locks.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub struct Opened {
     /// A description that nobody else has.
-    pub(super) file: File,
+    pub file: File,
     /// Size.
-    pub(super) bytes: u64,
+    pub bytes: u64,
     /// Device and inode.
     identity: (u64, u64),
 }
@@ -35,7 +35,7 @@ struct Disk {
 
 /// The images of all disks, by backend directory.
 #[derive(Debug, Default)]
-pub(super) struct Images {
+pub struct Images {
     disks: BTreeMap<String, Disk>,
 }
 
@@ -57,7 +57,7 @@ fn open(spec: &ImageSpec) -> Result<Result<Opened, Busy>, ImageError> {
     } else {
         OFlags::RDWR
     };
-    // Nonblocking, so that a FIFO does not hold the broker up; taken back below.
+    // Nonblocking, so that a FIFO does not hold the supervisor up; taken back below.
     let flags = access | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     let file = match rustix::fs::open(&spec.target, flags, Mode::empty()) {
         Ok(fd) => File::from(fd),
@@ -124,8 +124,11 @@ impl Images {
         }
     }
 
-    /// Checks an image and remembers what it is for.
-    pub(super) fn configure(
+    /// Checks an image and remembers what it is for. `name` is the disk as messages name it.
+    ///
+    /// # Errors
+    /// [`ImageError`], in words for the `error` node.
+    pub fn configure(
         &mut self,
         backend: &str,
         spec: ImageSpec,
@@ -148,15 +151,16 @@ impl Images {
         }
     }
 
-    pub(super) fn forget(&mut self, backend: &str) {
+    /// There is no such disk any more.
+    pub fn forget(&mut self, backend: &str) {
         self.disks.remove(backend);
     }
 
     /// Opens the image of a disk. `Ok(None)`: the last process's I/O is still under way, ask again.
-    pub(super) fn open(
-        &mut self,
-        backend: &str,
-    ) -> Result<Option<(ImageSpec, Opened)>, ImageError> {
+    ///
+    /// # Errors
+    /// [`ImageError`], in words for the `error` node.
+    pub fn open(&mut self, backend: &str) -> Result<Option<(ImageSpec, Opened)>, ImageError> {
         let Some(disk) = self.disks.get(backend).cloned() else {
             return Err(ImageError::NoDisk {
                 backend_path: backend.to_owned(),
@@ -178,7 +182,7 @@ impl Images {
     }
 
     /// Why a disk's image could not be opened in time.
-    pub(super) fn still_in_use(&self, backend: &str) -> ImageError {
+    pub fn still_in_use(&self, backend: &str) -> ImageError {
         match self.disks.get(backend) {
             Some(disk) => self.in_use(&disk.spec.target, Conflict::Used, disk.identity, backend),
             None => ImageError::NoDisk {

@@ -71,7 +71,7 @@ pub enum ImageError {
         /// Who, as far as it can be known.
         by: String,
     },
-    /// The path is not absolute: the broker's working directory means nothing to who wrote it.
+    /// The path is not absolute: a supervisor's working directory means nothing to who wrote it.
     #[error("{}: not an absolute path", target.display())]
     Relative {
         /// The image.

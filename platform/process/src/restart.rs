@@ -22,34 +22,35 @@ const HEALTHY: Duration = Duration::from_secs(60);
 
 /// The memory of one domain's failures.
 #[derive(Clone, Debug)]
-pub(super) struct Supervisor {
+pub struct Restarts {
     policy: RestartPolicy,
     started: Instant,
     pause: Duration,
     /// Processes started after the first.
-    pub(super) restarts: u32,
+    count: u32,
     due: Option<Instant>,
 }
 
-impl Supervisor {
-    pub(super) const fn new(policy: RestartPolicy, now: Instant) -> Self {
+impl Restarts {
+    /// For a process that is about to be started for the first time.
+    pub const fn new(policy: RestartPolicy, now: Instant) -> Self {
         Self {
             policy,
             started: now,
             pause: FIRST,
-            restarts: 0,
+            count: 0,
             due: None,
         }
     }
 
     /// A process was started.
-    pub(super) fn started(&mut self, now: Instant) {
+    pub fn started(&mut self, now: Instant) {
         self.started = now;
         self.due = None;
     }
 
     /// The process ended; `failed` unless it exited with 0. Returns the pause before the next.
-    pub(super) fn ended(&mut self, now: Instant, failed: bool) -> Option<Duration> {
+    pub fn ended(&mut self, now: Instant, failed: bool) -> Option<Duration> {
         if self.policy == RestartPolicy::Never || !failed {
             return None;
         }
@@ -58,18 +59,23 @@ impl Supervisor {
         }
         let pause = self.pause;
         self.pause = (pause * 2).min(LONGEST);
-        self.restarts = self.restarts.saturating_add(1);
+        self.count = self.count.saturating_add(1);
         self.due = Some(now + pause);
         Some(pause)
     }
 
+    /// Processes started after the first.
+    pub const fn count(&self) -> u32 {
+        self.count
+    }
+
     /// When to start the next process.
-    pub(super) const fn due(&self) -> Option<Instant> {
+    pub const fn due(&self) -> Option<Instant> {
         self.due
     }
 
     /// No further process.
-    pub(super) fn give_up(&mut self) {
+    pub fn give_up(&mut self) {
         self.policy = RestartPolicy::Never;
         self.due = None;
     }
@@ -82,7 +88,7 @@ mod tests {
     #[test]
     fn pauses_double_and_a_long_life_forgives() {
         let start = Instant::now();
-        let mut it = Supervisor::new(RestartPolicy::OnFailure, start);
+        let mut it = Restarts::new(RestartPolicy::OnFailure, start);
         assert_eq!(it.ended(start, false), None);
         for expected in [100, 200, 400] {
             assert_eq!(it.ended(start, true), Some(Duration::from_millis(expected)));
@@ -93,7 +99,7 @@ mod tests {
         assert_eq!(it.ended(start, true), Some(LONGEST));
         assert_eq!(it.ended(start + HEALTHY, true), Some(FIRST));
         assert_eq!(
-            Supervisor::new(RestartPolicy::Never, start).ended(start, true),
+            Restarts::new(RestartPolicy::Never, start).ended(start, true),
             None
         );
     }

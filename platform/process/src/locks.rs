@@ -53,7 +53,7 @@ fn lock(fd: &impl AsFd, cmd: libc::c_int, kind: libc::c_int, at: i64) -> io::Res
 
 /// What another holder keeps us from, in the words of QEMU's own message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Conflict {
+pub enum Conflict {
     /// Somebody writes or resizes.
     Used,
     /// Somebody does not want others to do what we want to.
@@ -62,7 +62,10 @@ pub(super) enum Conflict {
 
 /// Locks the image behind `fd` for reading, or for writing as well. `Some` says that somebody else is in the way; the caller
 /// then closes `fd`, which drops the locks taken.
-pub(super) fn acquire(fd: &impl AsFd, read_only: bool) -> io::Result<Option<Conflict>> {
+///
+/// # Errors
+/// As `fcntl(2)`: a file system without locks.
+pub fn acquire(fd: &impl AsFd, read_only: bool) -> io::Result<Option<Conflict>> {
     let used = if read_only {
         Perms::READER
     } else {

@@ -110,13 +110,16 @@ fn rule(argument: u8, op: Op, value: u64) -> Result<SeccompRule, Error> {
     Ok(SeccompRule::new(vec![condition])?)
 }
 
-fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, Error> {
+fn rules(more: &[u64]) -> Result<BTreeMap<i64, Vec<SeccompRule>>, Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = PLAIN
         .iter()
         .chain(OLD)
         .map(|number| (*number, Vec::new()))
         .collect();
-    let ioctls = IOCTLS.iter().map(|request| rule(1, Op::Eq, *request));
+    let ioctls = IOCTLS
+        .iter()
+        .chain(more)
+        .map(|request| rule(1, Op::Eq, *request));
     rules.insert(libc::SYS_ioctl, ioctls.collect::<Result<_, _>>()?);
     let fcntls = FCNTLS
         .iter()
@@ -156,13 +159,13 @@ fn program(
     Ok(SeccompFilter::new(rules, otherwise, matched, arch)?.try_into()?)
 }
 
-/// Installs both filters, on all threads.
-pub(super) fn install() -> Result<(), Error> {
+/// Installs both filters, on all threads; `ioctls` are requests allowed beyond those of disks.
+pub(super) fn install(ioctls: &[u64]) -> Result<(), Error> {
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let nosys = SeccompAction::Errno(libc::ENOSYS as u32);
     let first = program(clone3, SeccompAction::Allow, nosys)?;
     let second = program(
-        rules()?,
+        rules(ioctls)?,
         SeccompAction::Errno(libc::EPERM as u32),
         SeccompAction::Allow,
     )?;

@@ -66,7 +66,7 @@ impl RestrictedRing {
     }
 
     /// The ring itself, for a probe.
-    pub(crate) const fn get_mut(&mut self) -> &mut IoUring {
+    pub const fn get_mut(&mut self) -> &mut IoUring {
         &mut self.0
     }
 }
