@@ -38,11 +38,11 @@ pub const CONTRACTS: &[Contract] = &[
     ),
     contract(
         "G6",
-        "try_revoke fails while the page is mapped, changes nothing then, and succeeds once it is unmapped",
+        "try_revoke fails while the page is mapped, changes nothing then, and succeeds once it is unmapped; where mappings cannot be observed it fails always",
     ),
     contract(
         "G7",
-        "after try_revoke the reference can neither be mapped nor copied",
+        "after a try_revoke that succeeded the reference can neither be mapped nor copied; nor, once it is unmapped, that of a page that was dropped",
     ),
     contract(
         "G8",
@@ -102,7 +102,7 @@ pub const CONTRACTS: &[Contract] = &[
     ),
     contract(
         "D2",
-        "when a domain's process dies, the pages it granted and the ports it allocated stay, and the next process of the domain has them",
+        "when a domain's process dies, the pages it granted and the ports it allocated stay, and the next process of the domain has them; where they do not outlive it, they end with it",
     ),
     contract(
         "D3",

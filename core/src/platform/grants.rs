@@ -21,6 +21,13 @@ pub struct Capabilities {
     /// After a successful [`Granted::try_revoke`] even a peer that ignores the rules can reach the page no more. Where this is
     /// false (an arena that the peer has mapped as a whole) revoking binds honest peers only.
     pub revocable: bool,
+    /// Whether the peer has a page mapped can be seen, so that [`Granted::try_revoke`] succeeds once it has not (contracts G6, G7).
+    /// Where this is false (Linux's gntalloc, which tells nobody) `try_revoke` fails always: the only way to end the access is to
+    /// drop the page, and whatever keeps it for the peer's sake is below the platform.
+    pub observes_mappings: bool,
+    /// Pages granted and ports allocated outlive the process that made them, for the domain's next process to take over (contract
+    /// D2). Where this is false (the devices of Linux, which clean up after each process) the peer sees them end with the process.
+    pub outlives_process: bool,
 }
 
 /// A page of ours that a peer may reach. Dropping it ends the access; if the peer still has it mapped then, the page and its

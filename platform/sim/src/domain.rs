@@ -127,6 +127,8 @@ impl Platform for Sim {
         Capabilities {
             grant_in_place: true,
             revocable: true,
+            observes_mappings: true,
+            outlives_process: true,
         }
     }
 

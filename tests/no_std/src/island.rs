@@ -145,6 +145,8 @@ impl<'i> Platform for Guest<'i> {
         Capabilities {
             grant_in_place: false,
             revocable: false,
+            observes_mappings: true,
+            outlives_process: false,
         }
     }
 
