@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use ringfence_blkback::service::{DeviceId, Look};
+use ringfence_blkback::service::{BackendType, DeviceId, Look};
 use ringfence_blkfront::{Event, Frontend, Op};
 use ringfence_core::ids::{DomId, Sector};
 use ringfence_sim::Sim;
@@ -35,6 +35,7 @@ static COUNTING: Counting = Counting;
 
 const FRONT: u16 = 7;
 const ID: DeviceId = DeviceId {
+    backend: BackendType::Vbd,
     front: DomId::new(FRONT),
     vdev: 51712,
 };

@@ -1,5 +1,7 @@
 //! One disk of one guest: its life in XenStore, its engine while it is connected.
 
+mod hotplug;
+
 use std::string::String;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +14,9 @@ use ringfence_ring::Armed;
 
 use super::disks::Disks;
 use super::doorbells::Doorbells;
-use super::statistics::DeviceId;
+use super::id::DeviceId;
 use super::storm::Storm;
+use super::toolstack::{Hotplug, Toolstack, is_lost};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::negotiate;
@@ -45,9 +48,10 @@ pub(super) struct Served {
 
 pub(super) struct Device<'p, P: Platform> {
     id: DeviceId,
+    toolstack: Toolstack,
     dir: StorePath,
     front_dir: StorePath,
-    token: heapless::String<32>,
+    token: heapless::String<64>,
     watching: bool,
     stats: Arc<Stats>,
     /// While not connected.
@@ -57,6 +61,8 @@ pub(super) struct Device<'p, P: Platform> {
     /// Whether the fault that ended the connection is the frontend's: it may then come again.
     peers_fault: bool,
     reason: String,
+    /// The image that could not be opened, or why none is named: not tried again.
+    refused: Option<Result<String, String>>,
     storm: Storm,
     /// No event is looked at before.
     masked_until: Option<Duration>,
@@ -66,13 +72,22 @@ pub(super) struct Device<'p, P: Platform> {
 }
 
 impl<'p, P: Platform> Device<'p, P> {
-    pub(super) fn new(domid: ringfence_core::DomId, id: DeviceId, stats: Arc<Stats>) -> Self {
+    pub(super) fn new(
+        domid: ringfence_core::DomId,
+        id: DeviceId,
+        toolstack: Toolstack,
+        stats: Arc<Stats>,
+    ) -> Self {
         let mut token = heapless::String::new();
-        // Five digits, a dash and ten digits.
-        let _ = core::fmt::write(&mut token, format_args!("{}-{}", id.front, id.vdev));
+        // Five letters, five digits, ten digits and two dashes.
+        let _ = core::fmt::write(
+            &mut token,
+            format_args!("{}-{}-{}", id.backend, id.front, id.vdev),
+        );
         Self {
             id,
-            dir: paths::backend_dir(Class::Vbd, domid, id.front, id.vdev),
+            toolstack,
+            dir: id.backend_dir(domid),
             front_dir: paths::frontend_dir(Class::Vbd, id.front, id.vdev),
             token,
             watching: false,
@@ -82,6 +97,7 @@ impl<'p, P: Platform> Device<'p, P> {
             wish: BackWish::Run,
             peers_fault: false,
             reason: String::new(),
+            refused: None,
             storm: Storm::default(),
             masked_until: None,
             due: false,
@@ -123,9 +139,9 @@ impl<'p, P: Platform> Device<'p, P> {
             self.watching = true;
         }
         for _ in 0..STEPS {
-            let view = self.view(store)?;
+            let view = self.view(store, disks)?;
             let action = back::step(Class::Vbd, &view);
-            tracing::trace!(front = %self.id.front, vdev = self.id.vdev, ?view, ?action);
+            tracing::trace!(id = %self.id, ?view, ?action);
             match action {
                 BackAction::Wait => return Ok(Life::Goes),
                 BackAction::Drain => {
@@ -158,10 +174,19 @@ impl<'p, P: Platform> Device<'p, P> {
                     }
                 }
                 BackAction::Remove => {
-                    self.release(doorbells);
-                    let path = ringfence_core::store::join(&self.front_dir, "state")?;
-                    // The watch may be gone with the frontend's domain.
-                    let _ = store.unwatch(&path, &self.token);
+                    self.leave(store, doorbells)?;
+                    return Ok(Life::Over);
+                }
+                BackAction::Erase => {
+                    self.leave(store, doorbells)?;
+                    // The image is another's from here on: it must be closed when the directory is gone.
+                    self.disk = None;
+                    match paths::erase(store, &self.dir) {
+                        Err(error) if is_lost(error) => return Err(error),
+                        // It would be the same at once again: whoever may remove it has to.
+                        Err(error) => self.warn(format_args!("the directory stays: {error}")),
+                        Ok(()) => {}
+                    }
                     return Ok(Life::Over);
                 }
             }
@@ -170,7 +195,25 @@ impl<'p, P: Platform> Device<'p, P> {
         Ok(Life::Goes)
     }
 
-    fn view<S: Store>(&mut self, store: &mut S) -> Result<BackView, StoreError> {
+    /// Lets go of everything but the disk, which goes with the device.
+    fn leave<S: Store>(
+        &mut self,
+        store: &mut S,
+        doorbells: &mut impl Doorbells<P::Channel>,
+    ) -> Result<(), StoreError> {
+        self.release(doorbells);
+        let path = ringfence_core::store::join(&self.front_dir, "state")?;
+        // The watch may be gone with the frontend's domain.
+        let _ = store.unwatch(&path, &self.token);
+        self.watching = false;
+        Ok(())
+    }
+
+    fn view<S: Store, D: Disks>(
+        &mut self,
+        store: &mut S,
+        disks: &mut D,
+    ) -> Result<BackView, StoreError> {
         let own = Peer::read(store, &self.dir)?.state();
         let peer = Peer::read(store, &self.front_dir)?;
         let online = match store.read_opt::<bool>(Tx::NONE, &self.dir, "online") {
@@ -187,6 +230,7 @@ impl<'p, P: Platform> Device<'p, P> {
                 Peer::Missing => String::new(),
             };
         }
+        self.plug(store, disks, own, online)?;
         Ok(BackView {
             own,
             peer,
@@ -194,6 +238,7 @@ impl<'p, P: Platform> Device<'p, P> {
             ready: self.disk.is_some() || self.engine.is_some(),
             wish: self.wish,
             held: self.held(),
+            keeper: self.toolstack.hotplug == Hotplug::Daemon,
         })
     }
 
@@ -204,59 +249,13 @@ impl<'p, P: Platform> Device<'p, P> {
         self.reason = reason;
     }
 
-    /// Opens the disk, unless it is open. `false` if that failed: the device is retired.
-    fn open<S: Store, D: Disks>(
-        &mut self,
-        store: &mut S,
-        disks: &mut D,
-    ) -> Result<bool, StoreError> {
-        if self.disk.is_some() {
-            return Ok(true);
-        }
-        let read_only = match self.read_only(store) {
-            Ok(read_only) => read_only,
-            Err(FieldError::Store { error, .. }) => return Err(error),
-            Err(error) => {
-                self.retire(false, error.to_string());
-                return Ok(false);
-            }
-        };
-        match disks.open(&self.dir, read_only, &self.stats) {
-            Ok(io) => {
-                let disk = Disk::with_stats(io, self.stats.clone());
-                self.disk = Some(if read_only { disk.read_only() } else { disk });
-                Ok(true)
-            }
-            Err(error) => {
-                self.retire(false, error.to_string());
-                Ok(false)
-            }
-        }
-    }
-
-    /// The `mode` node; whoever forgot it does not mean to be written to. Also checks that the device is whose it claims.
-    fn read_only<S: Store>(&self, store: &mut S) -> Result<bool, FieldError> {
-        let front = store.read_opt::<StorePath>(Tx::NONE, &self.dir, "frontend")?;
-        if let Some(front) = front.filter(|front| *front != self.front_dir) {
-            // The directory's name says whose device it is; nobody else's nodes are read (XSA-178).
-            return Err(FieldError::garbage("frontend", front.as_bytes()));
-        }
-        match store.read_opt::<heapless::String<8>>(Tx::NONE, &self.dir, "mode")? {
-            None => Ok(true),
-            Some(mode) => match mode.as_str() {
-                "r" => Ok(cfg!(not(ringfence_weaken = "blk_mode"))),
-                "w" | "w!" => Ok(false),
-                other => Err(FieldError::garbage("mode", other.as_bytes())),
-            },
-        }
-    }
-
     fn publish<S: Store, D: Disks>(
         &mut self,
         store: &mut S,
         disks: &mut D,
     ) -> Result<(), StoreError> {
-        if !self.open(store, disks)? {
+        // Whoever runs a script, or waits for another domain's, wants to see state 2 first.
+        if self.toolstack.hotplug == Hotplug::AtOnce && !self.open(store, disks)? {
             return Ok(());
         }
         if let Some(disk) = &self.disk {
@@ -326,7 +325,10 @@ impl<'p, P: Platform> Device<'p, P> {
 
     fn announce<S: Store>(&mut self, store: &mut S) -> Result<(), StoreError> {
         if let Some(engine) = &self.engine {
-            negotiate::write_geometry(store, &self.dir, engine.disk().geometry())?;
+            let geometry = engine.disk().geometry();
+            // Also what was written with state 2 if the disk was known then; frontends look again now.
+            negotiate::write_features(store, &self.dir, geometry)?;
+            negotiate::write_geometry(store, &self.dir, geometry)?;
         }
         paths::switch_state(store, &self.dir, XenbusState::Connected)
     }
@@ -449,6 +451,6 @@ impl<'p, P: Platform> Device<'p, P> {
         } else {
             ""
         };
-        tracing::warn!("vbd {}/{}: {text}{last}", self.id.front, self.id.vdev);
+        tracing::warn!("{}: {text}{last}", self.id);
     }
 }

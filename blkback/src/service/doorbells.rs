@@ -2,7 +2,7 @@
 
 use ringfence_core::platform::PlatformError;
 
-use super::statistics::DeviceId;
+use super::id::DeviceId;
 
 /// Told of every channel that is to be waited for. A channel is removed before it is closed: its descriptor may have
 /// duplicates that keep it in an epoll set.

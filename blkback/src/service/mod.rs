@@ -9,14 +9,18 @@
 mod device;
 mod disks;
 mod doorbells;
+mod id;
 mod run;
 mod statistics;
 mod storm;
+mod toolstack;
 
 pub use disks::{DiskError, Disks, Files, Image, Images};
 pub use doorbells::{Doorbells, Polled};
+pub use id::{BackendType, DeviceId};
 pub use run::{Options, RunError, Waiting, run};
-pub use statistics::{DeviceId, Statistics};
+pub use statistics::Statistics;
+pub use toolstack::{Hotplug, ImageError, SCRIPT, Toolstack};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,9 +30,8 @@ use device::{Device, Life, Served};
 use ringfence_core::ids::DomId;
 use ringfence_core::platform::Platform;
 use ringfence_core::store::{Store, StoreError, StorePath, Tx, WatchEvent, domain_path, join};
+use toolstack::is_lost;
 
-/// The token of the watch on all our devices.
-const ALL: &str = "vbd";
 /// The most devices of one service. The toolstack makes them, so this is a guard against its mistakes only.
 const DEVICES_MAX: usize = 4096;
 
@@ -76,36 +79,54 @@ pub struct Service<'p, P: Platform, D, B = Polled> {
     store: P::Store,
     disks: D,
     doorbells: B,
-    root: StorePath,
+    toolstack: Toolstack,
     devices: BTreeMap<DeviceId, Device<'p, P>>,
     statistics: Arc<Statistics>,
     dirty: BTreeSet<DeviceId>,
+    /// Devices that are somebody else's, each of which was named once.
+    foreign: BTreeSet<DeviceId>,
     rescan: bool,
     stopping: bool,
 }
 
 impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
-    /// A service for the disks that have, or will have, their directories in the domain's `backend/vbd`.
+    /// A service for the disks that have, or will have, their directories in the domain's `backend/vbd`, hosted.
     ///
     /// # Errors
     /// If the watch cannot be set.
     pub fn new(
         platform: &'p P,
-        mut store: P::Store,
+        store: P::Store,
         disks: D,
         doorbells: B,
     ) -> Result<Self, StoreError> {
-        let root = join(&domain_path(platform.domid()), "backend/vbd")?;
-        store.watch(&root, ALL)?;
+        Self::with_toolstack(platform, store, disks, doorbells, Toolstack::HOSTED)
+    }
+
+    /// A service for the devices that this toolstack makes.
+    ///
+    /// # Errors
+    /// If a watch cannot be set.
+    pub fn with_toolstack(
+        platform: &'p P,
+        mut store: P::Store,
+        disks: D,
+        doorbells: B,
+        toolstack: Toolstack,
+    ) -> Result<Self, StoreError> {
+        for kind in toolstack.types {
+            store.watch(&root(platform.domid(), *kind)?, kind.name())?;
+        }
         Ok(Self {
             platform,
             store,
             disks,
             doorbells,
-            root,
+            toolstack,
             devices: BTreeMap::new(),
             statistics: Arc::default(),
             dirty: BTreeSet::new(),
+            foreign: BTreeSet::new(),
             rescan: true,
             stopping: false,
         })
@@ -175,45 +196,73 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             self.rescan = true;
             return;
         };
-        let name = if changed.token == ALL {
-            let below = changed.path.strip_prefix(self.root.as_str());
-            below
-                .and_then(|below| below.strip_prefix('/'))
-                .and_then(|below| below.split_once('/'))
-        } else {
-            changed.token.split_once('-')
+        // A watch on all devices of a type has the type's name, one on a frontend's state also the device's.
+        let all = BackendType::from_name(&changed.token);
+        let id = match all {
+            Some(kind) => self.below(kind, &changed.path),
+            None => changed.token.split_once('-').and_then(|(kind, names)| {
+                let (front, vdev) = names.split_once('-')?;
+                DeviceId::from_names(BackendType::from_name(kind)?, front, vdev)
+            }),
         };
-        match name.and_then(|(front, vdev)| device_id(front, vdev.split('/').next()?)) {
+        match id {
             Some(id) if self.devices.contains_key(&id) => {
                 self.dirty.insert(id);
             }
             // A device that is gone, by its watch on the frontend's state: nothing to find.
-            _ => self.rescan |= changed.token == ALL,
+            _ => self.rescan |= all.is_some(),
         }
+    }
+
+    /// The device in whose directory `path` is.
+    fn below(&self, kind: BackendType, path: &str) -> Option<DeviceId> {
+        let root = root(self.platform.domid(), kind).ok()?;
+        let mut names = path
+            .strip_prefix(root.as_str())?
+            .strip_prefix('/')?
+            .split('/');
+        DeviceId::from_names(kind, names.next()?, names.next()?)
     }
 
     /// Looks which devices there are. Those that are gone find that out by themselves.
     fn scan(&mut self) -> Result<(), StoreError> {
         self.dirty.extend(self.devices.keys());
-        for front in self.names(&self.root.clone())? {
-            let Ok(dir) = join(&self.root, &front) else {
-                continue;
-            };
-            for vdev in self.names(&dir)? {
-                let Some(id) = device_id(&front, &vdev) else {
+        let mut foreign = BTreeSet::new();
+        for kind in self.toolstack.types {
+            let root = root(self.platform.domid(), *kind)?;
+            for front in self.names(&root)? {
+                let Ok(dir) = join(&root, &front) else {
                     continue;
                 };
-                if self.devices.contains_key(&id) || self.devices.len() >= DEVICES_MAX {
-                    continue;
+                for vdev in self.names(&dir)? {
+                    let Some(id) = DeviceId::from_names(*kind, &front, &vdev) else {
+                        continue;
+                    };
+                    if self.devices.contains_key(&id) {
+                        continue;
+                    }
+                    let dir = id.backend_dir(self.platform.domid());
+                    if !self.toolstack.owns(&mut self.store, &dir)? {
+                        if !self.foreign.contains(&id) {
+                            tracing::info!("{id}: not ours, its script is not {SCRIPT}");
+                        }
+                        foreign.insert(id);
+                    } else if self.devices.len() < DEVICES_MAX {
+                        self.add(id);
+                    }
                 }
-                let stats = Arc::default();
-                self.statistics.insert(id, Arc::clone(&stats));
-                self.devices
-                    .insert(id, Device::new(self.platform.domid(), id, stats));
-                self.dirty.insert(id);
             }
         }
+        self.foreign = foreign;
         Ok(())
+    }
+
+    fn add(&mut self, id: DeviceId) {
+        let stats = Arc::default();
+        self.statistics.insert(id, Arc::clone(&stats));
+        let device = Device::new(self.platform.domid(), id, self.toolstack, stats);
+        self.devices.insert(id, device);
+        self.dirty.insert(id);
     }
 
     fn names(&mut self, dir: &str) -> Result<Vec<String>, StoreError> {
@@ -243,7 +292,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             }
             Err(error) if is_lost(error) => return Err(error),
             // The toolstack took the nodes away under us, or a quota is reached: the next event tries again.
-            Err(error) => tracing::warn!("vbd {}/{}: {error}", id.front, id.vdev),
+            Err(error) => tracing::warn!("{id}: {error}"),
         }
         Ok(())
     }
@@ -327,21 +376,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
     }
 }
 
-/// Whether the store will not answer anything any more.
-fn is_lost(error: StoreError) -> bool {
-    matches!(
-        error,
-        StoreError::Transport | StoreError::Desynchronised { .. }
-    )
-}
-
-/// A device by the names of its directories. Only the one spelling that the toolstack writes.
-fn device_id(front: &str, vdev: &str) -> Option<DeviceId> {
-    let front_number: u16 = front.parse().ok()?;
-    let vdev_number: u32 = vdev.parse().ok()?;
-    let id = DeviceId {
-        front: DomId::new(front_number),
-        vdev: vdev_number,
-    };
-    (front_number.to_string() == front && vdev_number.to_string() == vdev).then_some(id)
+/// The directory of all devices of a type.
+fn root(domid: DomId, kind: BackendType) -> Result<StorePath, StoreError> {
+    join(&join(&domain_path(domid), "backend")?, kind.name())
 }

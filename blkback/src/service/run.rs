@@ -14,7 +14,9 @@ use thiserror::Error;
 
 use super::disks::Disks;
 use super::doorbells::Doorbells;
-use super::statistics::{DeviceId, Statistics};
+use super::id::{BackendType, DeviceId};
+use super::statistics::Statistics;
+use super::toolstack::Toolstack;
 use super::{Look, Service, Turn};
 
 /// How to wait for work.
@@ -36,6 +38,8 @@ pub struct Options {
     pub waiting: Waiting,
     /// Requests of one ring that are taken before the next ring's turn comes; at least 1.
     pub budget: u32,
+    /// Where the devices are and who makes them.
+    pub toolstack: Toolstack,
 }
 
 impl Default for Options {
@@ -43,6 +47,7 @@ impl Default for Options {
         Self {
             waiting: Waiting::Block,
             budget: 32,
+            toolstack: Toolstack::HOSTED,
         }
     }
 }
@@ -64,6 +69,8 @@ const STOP: u64 = 1;
 const DISKS: u64 = 2;
 /// The first of the tokens that stand for devices.
 const DEVICE: u64 = 1 << 63;
+/// With it: the device is a [`BackendType::Qdisk`].
+const QDISK: u64 = 1 << 62;
 
 /// Serves the disks of this domain until `stop` is readable; then takes no more, finishes, flushes, unmaps, and returns with
 /// all states as they are: the guests wait for the next process of this domain. `ready` is called once with the counters,
@@ -94,7 +101,7 @@ where
     let epoll = Epoll {
         poller: poller.try_clone().map_err(|_| error("dup", Errno::MFILE))?,
     };
-    let service = Service::new(platform, store, disks, epoll)?;
+    let service = Service::with_toolstack(platform, store, disks, epoll, options.toolstack)?;
     ready(service.statistics());
     let now = Instant::now();
     Loop {
@@ -270,12 +277,21 @@ fn watch(poller: &OwnedFd, fd: BorrowedFd<'_>, token: u64) -> Result<(), Platfor
 }
 
 const fn token(id: DeviceId) -> u64 {
-    DEVICE | (id.front.get() as u64) << 32 | id.vdev as u64
+    let kind = match id.backend {
+        BackendType::Vbd => 0,
+        BackendType::Qdisk => QDISK,
+    };
+    DEVICE | kind | (id.front.get() as u64) << 32 | id.vdev as u64
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "takes the token apart")]
 const fn device(token: u64) -> DeviceId {
     DeviceId {
+        backend: if token & QDISK == 0 {
+            BackendType::Vbd
+        } else {
+            BackendType::Qdisk
+        },
         front: DomId::new((token >> 32) as u16),
         vdev: token as u32,
     }
@@ -298,16 +314,19 @@ mod tests {
 
     #[test]
     fn a_token_stands_for_one_device() {
-        let id = DeviceId {
-            front: DomId::new(u16::MAX),
-            vdev: u32::MAX,
-        };
-        assert_eq!(device(token(id)), id);
-        assert!(
-            token(DeviceId {
-                front: DomId::new(0),
-                vdev: 0
-            }) > DISKS
-        );
+        for (backend, front, vdev) in [
+            (BackendType::Vbd, u16::MAX, u32::MAX),
+            (BackendType::Qdisk, u16::MAX, u32::MAX),
+            (BackendType::Qdisk, 0, 0),
+            (BackendType::Vbd, 0, 0),
+        ] {
+            let id = DeviceId {
+                backend,
+                front: DomId::new(front),
+                vdev,
+            };
+            assert_eq!(device(token(id)), id);
+            assert!(token(id) > DISKS);
+        }
     }
 }

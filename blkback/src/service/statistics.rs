@@ -2,18 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ringfence_core::ids::DomId;
-
+use super::id::DeviceId;
 use crate::stats::{Counter, Snapshot, Stats};
-
-/// Which device.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct DeviceId {
-    /// The domain of the frontend.
-    pub front: DomId,
-    /// The device's number, the last part of its directories.
-    pub vdev: u32,
-}
 
 /// The counters of the devices of a service. Shared; may be read at any time, also while devices come and go (XSA-528).
 #[derive(Debug, Default)]
@@ -81,12 +71,15 @@ impl Statistics {
 
 #[cfg(test)]
 mod tests {
+    use super::super::id::BackendType;
     use super::*;
+    use ringfence_core::ids::DomId;
 
     #[test]
     fn what_a_device_did_outlives_it() {
         let statistics = Statistics::default();
         let id = DeviceId {
+            backend: BackendType::Vbd,
             front: DomId::new(3),
             vdev: 51712,
         };

@@ -30,6 +30,8 @@ pub struct BackView {
     pub wish: BackWish,
     /// What we hold.
     pub held: Held,
+    /// Nobody else removes our directory: the toolstack is in another domain and we stand in for its daemon here (`xl devd`).
+    pub keeper: bool,
 }
 
 /// What to do. After anything but [`Wait`](Self::Wait) and [`Drain`](Self::Drain), look again at once.
@@ -57,6 +59,8 @@ pub enum BackAction {
     Reinitialise,
     /// Unmap what is still held, write nothing and forget the device; the toolstack removes the directory.
     Remove,
+    /// As [`Remove`](Self::Remove), and remove the directory: nobody else does ([`paths::erase`](super::paths::erase)).
+    Erase,
 }
 
 /// What a backend of `class` does next.
@@ -142,6 +146,9 @@ const fn closed(view: &BackView, leaving: bool, retiring: bool) -> BackAction {
     match (view.held, view.peer) {
         (Held::Busy, _) => BackAction::Drain,
         (Held::Idle, _) => BackAction::Disconnect,
+        // A frontend that is gone does not come again under this directory's name.
+        (Held::Nothing, _) if view.keeper && !view.online => BackAction::Erase,
+        (Held::Nothing, Peer::Missing) if view.keeper => BackAction::Erase,
         (Held::Nothing, _) if leaving => BackAction::Remove,
         (Held::Nothing, Peer::State(S::Initialising)) if !retiring => BackAction::Reinitialise,
         (Held::Nothing, _) => BackAction::Wait,

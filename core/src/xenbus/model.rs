@@ -24,8 +24,14 @@ struct World {
     front_held: u8,
     back_wish: u8,
     front_wish: u8,
+    /// The backend removes its directory itself.
+    keeper: bool,
     /// The backend forgot the device.
     removed: bool,
+    /// And its directory with it.
+    erased: bool,
+    /// The frontend's directory is gone, and the frontend with it.
+    gone: bool,
     /// Things that can still go wrong.
     trouble: u8,
 }
@@ -39,7 +45,10 @@ const START: World = World {
     front_held: 0,
     back_wish: 0,
     front_wish: 0,
+    keeper: false,
     removed: false,
+    erased: false,
+    gone: false,
     trouble: 3,
 };
 
@@ -66,11 +75,16 @@ impl World {
         }
         let view = BackView {
             own: self.back,
-            peer: Peer::State(self.front),
+            peer: if self.gone {
+                Peer::Missing
+            } else {
+                Peer::State(self.front)
+            },
             online: self.online,
             ready: self.ready,
             wish: BACK[usize::from(self.back_wish)],
             held: HELD[usize::from(self.back_held)],
+            keeper: self.keeper,
         };
         let from = self.back;
         match back::step(class, &view) {
@@ -85,6 +99,11 @@ impl World {
                 (self.back, self.back_held, self.back_wish) = (Closed, 0, 0);
             }
             BackAction::Remove => (self.removed, self.back_held) = (true, 0),
+            BackAction::Erase => {
+                assert!(!self.online || self.gone, "taken from a guest: {self:?}");
+                assert_eq!(self.back_held, 0, "erased while held: {self:?}");
+                (self.removed, self.erased) = (true, true);
+            }
         }
         assert!(
             from == self.back || legal(class, from, self.back, true),
@@ -95,10 +114,18 @@ impl World {
     }
 
     fn front_step(mut self, class: Class) -> Option<Self> {
+        if self.gone {
+            return None;
+        }
         let view = FrontView {
             own: self.front,
-            peer: Peer::State(self.back),
-            online: self.online,
+            peer: if self.erased {
+                Peer::Missing
+            } else {
+                Peer::State(self.back)
+            },
+            // A node that is missing counts as true.
+            online: self.online || self.erased,
             wish: FRONT[usize::from(self.front_wish)],
             held: HELD[usize::from(self.front_held)],
         };
@@ -175,6 +202,14 @@ impl World {
                 ..next
             },
         ];
+        if !self.gone {
+            // The guest's domain was destroyed, or it removed its own directory.
+            all.push(Self {
+                front_held: 0,
+                gone: true,
+                ..next
+            });
+        }
         if !self.removed {
             if self.back != Closed {
                 all.push(Self {
@@ -195,22 +230,35 @@ impl World {
 
     /// Where they may rest.
     fn good(&self, class: Class) -> bool {
+        let both_held_nothing = self.back_held == 0 && self.front_held == 0;
+        if self.gone {
+            // A device that never connected waits for its frontend, as it may just not be there yet.
+            let over = self.back == Closed && self.removed == (self.keeper || !self.online);
+            return both_held_nothing
+                && (over || self.back == InitWait)
+                && self.erased <= self.keeper;
+        }
+        if self.erased && self.front == Initialising {
+            // Came again when its disk was just detached: it waits for a backend and holds nothing.
+            return self.keeper && both_held_nothing;
+        }
         match (self.back, self.front) {
             (Connected, Connected) => {
                 self.back_held > 0 && self.front_held > 0 && self.front_wish == 0
             }
             (Closed, Closed) => {
                 let stays = self.removed || self.front_wish != 0;
-                self.back_held == 0 && self.front_held == 0 && stays
+                both_held_nothing && stays && self.erased == (self.removed && self.keeper)
             }
             _ => panic!("{class:?} rests at {self:?}"),
         }
     }
 }
 
-fn reachable(class: Class) -> HashSet<World> {
-    let mut seen = HashSet::from([START]);
-    let mut open = vec![START];
+fn reachable(class: Class, keeper: bool) -> HashSet<World> {
+    let start = World { keeper, ..START };
+    let mut seen = HashSet::from([start]);
+    let mut open = vec![start];
     while let Some(world) = open.pop() {
         for next in world.steps(class).into_iter().chain(world.troubles()) {
             if seen.insert(next) {
@@ -221,13 +269,17 @@ fn reachable(class: Class) -> HashSet<World> {
     seen
 }
 
+/// How a run ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Rest {
+    back: S,
+    /// `None` if its directory is gone.
+    front: Option<S>,
+    erased: bool,
+}
+
 /// Follows every run from `world` without further trouble. A world met again on its own path would be a run without end.
-fn settle(
-    class: Class,
-    world: World,
-    known: &mut HashMap<World, bool>,
-    rests: &mut HashSet<(S, S)>,
-) {
+fn settle(class: Class, world: World, known: &mut HashMap<World, bool>, rests: &mut HashSet<Rest>) {
     let mut path = vec![(world, false)];
     while let Some((world, done)) = path.pop() {
         if done {
@@ -244,7 +296,11 @@ fn settle(
         let next = world.steps(class);
         if next.is_empty() {
             assert!(world.good(class), "{class:?} rests at {world:?}");
-            rests.insert((world.back, world.front));
+            rests.insert(Rest {
+                back: world.back,
+                front: (!world.gone).then_some(world.front),
+                erased: world.erased,
+            });
         }
         for next in next {
             match known.get(&next) {
@@ -258,15 +314,34 @@ fn settle(
 
 #[test]
 fn every_run_ends_connected_or_closed() {
-    for (name, class) in CLASSES {
-        let worlds = reachable(class);
+    let keepers = [false, true];
+    let kinds = CLASSES
+        .iter()
+        .flat_map(|kind| keepers.map(|keeper| (kind, keeper)));
+    for ((name, class), keeper) in kinds {
+        let class = *class;
+        let worlds = reachable(class, keeper);
         assert!(worlds.len() > 1000, "{name}: {} worlds", worlds.len());
         let mut known = HashMap::new();
         let mut rests = HashSet::new();
         for world in worlds {
             settle(class, world, &mut known, &mut rests);
         }
-        let both = HashSet::from([(Connected, Connected), (Closed, Closed)]);
-        assert_eq!(rests, both, "{name}");
+        let rest = |back, front, erased| Rest {
+            back,
+            front,
+            erased,
+        };
+        let mut expected = HashSet::from([
+            rest(Connected, Some(Connected), false),
+            rest(Closed, Some(Closed), false),
+            rest(InitWait, None, false),
+            rest(Closed, None, keeper),
+        ]);
+        if keeper {
+            expected.insert(rest(Closed, Some(Closed), true));
+            expected.insert(rest(Closed, Some(Initialising), true));
+        }
+        assert_eq!(rests, expected, "{name} keeper {keeper}");
     }
 }

@@ -24,13 +24,17 @@ impl Class {
 
 /// `/local/domain/<back>/backend/<class>/<front>/<device>`: written by the backend, read by the frontend.
 pub fn backend_dir(class: Class, back: DomId, front: DomId, device: u32) -> StorePath {
+    typed_backend_dir(class.name(), back, front, device)
+}
+
+/// The same for a kind of backend whose directories have another name than their class, such as `qdisk`. Empty if `kind` is
+/// longer than any path.
+pub fn typed_backend_dir(kind: &str, back: DomId, front: DomId, device: u32) -> StorePath {
     let mut path = StorePath::new();
-    // 14 + 5 + 13 + 5 + 1 + 10 bytes of 256: it always fits.
-    let _ = write!(
-        path,
-        "{DOMAIN}{back}/backend/{}/{front}/{device}",
-        class.name()
-    );
+    // 14 + 5 + 10 + 5 + 1 + 10 bytes of 256, and the kind: what toolstacks use always fits.
+    if write!(path, "{DOMAIN}{back}/backend/{kind}/{front}/{device}").is_err() {
+        path.clear();
+    }
     path
 }
 
@@ -71,9 +75,12 @@ pub fn switch_state<S: Store>(
     store.write_str(Tx::NONE, dir, "state", state.digit())
 }
 
-/// Says why the device of `dir` failed in its `error` node (`22 <message>`, cut at 256 bytes), then writes state 5, also if the
-/// `error` node could not be written. That we may not write it is no failure: not every toolstack makes a place for it.
-pub fn fatal<S: Store>(
+/// Says why the device of `dir` failed in its `error` node (`22 <message>`, cut at 256 bytes). That we may not write it is no
+/// failure: not every toolstack makes a place for it.
+///
+/// # Errors
+/// Whatever else the store says.
+pub fn report<S: Store>(
     store: &mut S,
     dir: &str,
     message: impl fmt::Display,
@@ -81,12 +88,48 @@ pub fn fatal<S: Store>(
     let mut text = Cut(heapless::String::new());
     // `Cut` takes everything.
     let _ = write!(text, "{EINVAL} {message}");
-    let told = error_path(dir).and_then(|path| store.write(Tx::NONE, &path, text.0.as_bytes()));
-    switch_state(store, dir, XenbusState::Closing)?;
-    match told {
+    match error_path(dir).and_then(|path| store.write(Tx::NONE, &path, text.0.as_bytes())) {
         Err(StoreError::Denied) => Ok(()),
         told => told,
     }
+}
+
+/// [`report`]s, then writes state 5, also if the `error` node could not be written.
+///
+/// # Errors
+/// What the store said to either.
+pub fn fatal<S: Store>(
+    store: &mut S,
+    dir: &str,
+    message: impl fmt::Display,
+) -> Result<(), StoreError> {
+    let told = report(store, dir, message);
+    switch_state(store, dir, XenbusState::Closing)?;
+    told
+}
+
+/// Removes a device's directory, and the one above it if nothing else is there: `.../<front>` of a backend's
+/// `.../<front>/<device>`. That it is gone already is no failure.
+///
+/// # Errors
+/// What the store said; [`StoreError::Denied`] if this domain may not.
+pub fn erase<S: Store>(store: &mut S, dir: &str) -> Result<(), StoreError> {
+    store.transaction(|store, tx| {
+        match store.rm(tx, dir) {
+            Ok(()) | Err(StoreError::Missing) => {}
+            Err(error) => return Err(error),
+        }
+        let Some((above, _)) = dir.rsplit_once('/') else {
+            return Ok(());
+        };
+        let mut names = [0; 512];
+        // What has more names than fit is not empty.
+        match store.directory(tx, above, &mut names).map(Iterator::count) {
+            Ok(0) => store.rm(tx, above),
+            Ok(_) | Err(StoreError::Missing | StoreError::TooLong { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    })
 }
 
 /// Text that ends where its room ends.

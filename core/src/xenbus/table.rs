@@ -85,9 +85,15 @@ fn peers() -> impl Iterator<Item = (String, Peer)> {
         .chain(states().map(|(name, state)| (name, Peer::State(state))))
 }
 
+/// What is held, and by whom the directory is kept.
+fn kept() -> impl Iterator<Item = ((&'static str, Held), (&'static str, bool))> {
+    HELD.into_iter()
+        .flat_map(|held| FLAGS.map(|flag| (held, flag)))
+}
+
 #[test]
 fn the_backend_does_what_its_table_says() {
-    let rows = rows(include_str!("back.table"), 7);
+    let rows = rows(include_str!("back.table"), 8);
     let mut used = vec![false; rows.len()];
     let wishes = [
         ("run", BackWish::Run),
@@ -101,7 +107,7 @@ fn the_backend_does_what_its_table_says() {
                 for (online_name, online) in FLAGS {
                     for (ready_name, ready) in FLAGS {
                         for (wish_name, wish) in wishes {
-                            for (held_name, held) in HELD {
+                            for ((held_name, held), (keeper_name, keeper)) in kept() {
                                 let input = [
                                     class_name,
                                     &own_name,
@@ -110,6 +116,7 @@ fn the_backend_does_what_its_table_says() {
                                     ready_name,
                                     wish_name,
                                     held_name,
+                                    keeper_name,
                                 ]
                                 .map(String::from);
                                 let view = BackView {
@@ -119,6 +126,7 @@ fn the_backend_does_what_its_table_says() {
                                     ready,
                                     wish,
                                     held,
+                                    keeper,
                                 };
                                 let action = format!("{:?}", back::step(class, &view));
                                 assert_eq!(action, expected(&rows, &mut used, &input), "{input:?}");
@@ -130,7 +138,7 @@ fn the_backend_does_what_its_table_says() {
             }
         }
     }
-    assert_eq!(inputs, 2 * 9 * 12 * 2 * 2 * 3 * 3);
+    assert_eq!(inputs, 2 * 9 * 12 * 2 * 2 * 3 * 3 * 2);
     assert_used(&rows, &used);
 }
 

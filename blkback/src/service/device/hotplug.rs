@@ -1,0 +1,145 @@
+//! Opens a device's disk: before state 2 when hosted, else when the toolstack has said where it is, which is told how that went.
+
+use ringfence_core::platform::Platform;
+use ringfence_core::store::{FieldError, Store, StoreError, StoreExt, StorePath, Tx};
+use ringfence_core::wire::xenbus::XenbusState;
+use ringfence_core::xenbus::{BackWish, paths};
+
+use super::super::disks::Disks;
+use super::super::toolstack::{Hotplug, ImageError, is_lost, text};
+use super::Device;
+use crate::sink::Disk;
+
+/// The longest `hotplug-error`, in bytes: paths are in it, and a node and its name fit one message.
+const WORDS: usize = 1024;
+
+impl<P: Platform> Device<'_, P> {
+    /// Opens the disk if it is known by now and not open, and writes `hotplug-status`. A disk that failed is tried again when
+    /// the toolstack names another. Nothing happens when hosted, and in states in which nobody waits for it.
+    pub(super) fn plug<S: Store, D: Disks>(
+        &mut self,
+        store: &mut S,
+        disks: &mut D,
+        own: XenbusState,
+        online: bool,
+    ) -> Result<(), StoreError> {
+        if self.toolstack.hotplug == Hotplug::AtOnce || self.disk.is_some() || self.engine.is_some()
+        {
+            return Ok(());
+        }
+        if own != XenbusState::InitWait || !online || self.wish != BackWish::Run {
+            return Ok(());
+        }
+        let image = match self.toolstack.image(store, &self.dir, self.id) {
+            Ok(None) => return Ok(()),
+            Ok(Some(image)) => Ok(image),
+            Err(ImageError::Store { error, .. }) if is_lost(error) => return Err(error),
+            Err(error) => Err(error.to_string()),
+        };
+        if self
+            .refused
+            .as_ref()
+            .is_some_and(|refused| *refused == image)
+        {
+            return Ok(());
+        }
+        let opened = match &image {
+            Ok(_) => self.try_open(store, disks)?,
+            Err(error) => Err(error.clone()),
+        };
+        match opened {
+            Ok(()) => {
+                self.refused = None;
+                self.plugged(store)
+            }
+            Err(reason) => {
+                self.refused = Some(image);
+                self.warn(format_args!("{reason}"));
+                self.unplugged(store, &reason)?;
+                paths::report(store, &self.dir, &reason)
+            }
+        }
+    }
+
+    /// Says that the disk is there, unless that is what the node says: each write is an event for ourselves too.
+    pub(super) fn plugged<S: Store>(&self, store: &mut S) -> Result<(), StoreError> {
+        match text(store, &self.dir, "hotplug-status") {
+            Ok(Some(status)) if status == "connected" => Ok(()),
+            Err(ImageError::Store { error, .. }) if is_lost(error) => Err(error),
+            _ => store.write_str(Tx::NONE, &self.dir, "hotplug-status", "connected"),
+        }
+    }
+
+    /// Says why there is no disk; who waits for `hotplug-status` reads `hotplug-error` then. Not when hosted.
+    pub(super) fn unplugged<S: Store>(
+        &self,
+        store: &mut S,
+        reason: &str,
+    ) -> Result<(), StoreError> {
+        if self.toolstack.hotplug == Hotplug::AtOnce {
+            return Ok(());
+        }
+        let (cut, _) = reason.split_at(reason.floor_char_boundary(WORDS));
+        store.transaction(|store, tx| {
+            store.write_str(tx, &self.dir, "hotplug-error", cut)?;
+            store.write_str(tx, &self.dir, "hotplug-status", "error")
+        })
+    }
+
+    /// Opens the disk, unless it is open. `false` if that failed: the device is retired.
+    pub(super) fn open<S: Store, D: Disks>(
+        &mut self,
+        store: &mut S,
+        disks: &mut D,
+    ) -> Result<bool, StoreError> {
+        if self.disk.is_some() {
+            return Ok(true);
+        }
+        match self.try_open(store, disks)? {
+            Ok(()) => Ok(true),
+            Err(reason) => {
+                self.unplugged(store, &reason)?;
+                self.retire(false, reason);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Opens the disk. The inner error says why there is none, in words for the `error` node.
+    fn try_open<S: Store, D: Disks>(
+        &mut self,
+        store: &mut S,
+        disks: &mut D,
+    ) -> Result<Result<(), String>, StoreError> {
+        let read_only = match self.read_only(store) {
+            Ok(read_only) => read_only,
+            Err(FieldError::Store { error, .. }) => return Err(error),
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        Ok(match disks.open(&self.dir, read_only, &self.stats) {
+            Ok(io) => {
+                let disk = Disk::with_stats(io, self.stats.clone());
+                self.disk = Some(if read_only { disk.read_only() } else { disk });
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        })
+    }
+
+    /// The `mode` node; whoever forgot it does not mean to be written to. Also checks that the device is whose it claims.
+    fn read_only<S: Store>(&self, store: &mut S) -> Result<bool, FieldError> {
+        let front = store.read_opt::<StorePath>(Tx::NONE, &self.dir, "frontend")?;
+        if let Some(front) = front.filter(|front| *front != self.front_dir) {
+            // The directory's name says whose device it is; nobody else's nodes are read (XSA-178).
+            return Err(FieldError::garbage("frontend", front.as_bytes()));
+        }
+        match store.read_opt::<heapless::String<8>>(Tx::NONE, &self.dir, "mode")? {
+            None => Ok(true),
+            Some(mode) => match mode.as_str() {
+                "r" => Ok(cfg!(not(ringfence_weaken = "blk_mode"))),
+                "w" | "w!" => Ok(false),
+                other => Err(FieldError::garbage("mode", other.as_bytes())),
+            },
+        }
+    }
+}
