@@ -189,6 +189,8 @@ impl Platform for Hosted {
         Capabilities {
             grant_in_place: false,
             revocable: false,
+            observes_mappings: true,
+            outlives_process: true,
         }
     }
 
