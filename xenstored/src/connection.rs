@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use ringfence_core::wire::xs_wire::{PAYLOAD_MAX, SockMsg};
+use ringfence_core::DomId;
+use ringfence_core::wire::xs_wire::{Errno, Op, PAYLOAD_MAX, SockMsg};
 use zerocopy::FromBytes;
 
-use crate::outgoing::Outgoing;
+use crate::outgoing::{Outgoing, message};
 use crate::perms::Identity;
 use crate::transaction::Transaction;
 
@@ -20,6 +21,8 @@ pub(crate) struct Connection {
     pub(crate) transactions: BTreeMap<u32, Transaction>,
     pub(crate) next_tx: u32,
     input: Vec<u8>,
+    /// The request that waits for `Store::admit`, and whom it is about.
+    pub(crate) introducing: Option<(SockMsg, DomId)>,
     /// The client violated the framing; nothing more is read.
     pub(crate) broken: bool,
 }
@@ -32,6 +35,7 @@ impl Connection {
             transactions: BTreeMap::new(),
             next_tx: 1,
             input: Vec::new(),
+            introducing: None,
             broken: false,
         }
     }
@@ -76,6 +80,18 @@ impl Connection {
         let header = self.header()?;
         let payload = self.input.get(size_of::<SockMsg>()..)?;
         (payload.len() == header.len as usize && !self.broken).then_some((header, payload))
+    }
+
+    /// Queues the answer to a request.
+    pub(crate) fn answer(&mut self, header: SockMsg, answer: Result<Vec<u8>, Errno>) {
+        let to = |op, payload: &[&[u8]]| message(op, header.req_id, header.tx_id, payload);
+        self.out.reply(match answer {
+            Ok(payload) if payload.len() <= PAYLOAD_MAX || cfg!(ringfence_weaken = "xsa_72") => {
+                to(header.op, &[&payload])
+            }
+            Ok(_) => to(Op::ERROR, &[b"E2BIG\0"]),
+            Err(errno) => to(Op::ERROR, &[errno.name().as_bytes(), b"\0"]),
+        });
     }
 
     /// The request was answered.

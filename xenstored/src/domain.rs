@@ -9,6 +9,8 @@ pub(crate) struct Domain {
     /// The current life, or the next one while the domain is not introduced.
     pub(crate) life: Life,
     pub(crate) introduced: bool,
+    /// It has shut down, and watchers were told.
+    pub(crate) shut_down: bool,
     pub(crate) target: Option<Identity>,
     pub(crate) watches: u64,
     pub(crate) watch_bytes: u64,
@@ -25,6 +27,7 @@ impl Domain {
         Self {
             life,
             introduced: false,
+            shut_down: false,
             target: None,
             watches: 0,
             watch_bytes: 0,

@@ -34,6 +34,7 @@ impl Store {
         self.now = self.now.max(now);
         if self.hold.is_some_and(|hold| hold.until <= self.now) {
             self.end_hold();
+            self.run_waiting();
         }
     }
 

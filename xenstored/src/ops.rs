@@ -9,10 +9,9 @@ mod transactions;
 mod watches;
 
 use ringfence_core::DomId;
-use ringfence_core::wire::xs_wire::{Errno, Op, PAYLOAD_MAX, SockMsg};
+use ringfence_core::wire::xs_wire::{Errno, Op, SockMsg};
 
 use crate::connection::ConnId;
-use crate::outgoing::message;
 use crate::perms::Caller;
 use crate::quota::Limits;
 use crate::store::Store;
@@ -20,11 +19,12 @@ use crate::transaction::{Change, Transaction, View};
 use crate::watch::WatchId;
 
 /// What most requests are answered with.
-const OK: &[u8] = b"OK\0";
+pub(crate) const OK: &[u8] = b"OK\0";
 
 /// One request while it is done.
 pub(crate) struct Request<'a> {
     pub(crate) conn: ConnId,
+    pub(crate) header: SockMsg,
     pub(crate) caller: Caller,
     pub(crate) payload: &'a [u8],
     pub(crate) tx_id: u32,
@@ -110,7 +110,7 @@ impl Store {
         {
             return false;
         }
-        if self.must_wait(conn, header, payload) {
+        if connection.introducing.is_some() || self.must_wait(conn, header, payload) {
             return false;
         }
         let payload = payload.to_vec();
@@ -119,22 +119,10 @@ impl Store {
             connection.done();
         }
         let (answer, changes, registered) = self.answer(conn, header, &payload);
-        if let Some(connection) = self.conns.get_mut(&conn) {
-            let reply = |op, payload: &[u8]| message(op, header.req_id, header.tx_id, &[payload]);
-            connection.out.reply(match answer {
-                Ok(payload)
-                    if payload.len() <= PAYLOAD_MAX || cfg!(ringfence_weaken = "xsa_72") =>
-                {
-                    reply(header.op, &payload)
-                }
-                Ok(_) => reply(Op::ERROR, b"E2BIG\0"),
-                Err(errno) => message(
-                    Op::ERROR,
-                    header.req_id,
-                    header.tx_id,
-                    &[errno.name().as_bytes(), b"\0"],
-                ),
-            });
+        if let Some(connection) = self.conns.get_mut(&conn)
+            && connection.introducing.is_none()
+        {
+            connection.answer(header, answer);
         }
         self.fire(&changes);
         if let Some(watch) = registered {
@@ -159,6 +147,7 @@ impl Store {
         };
         let mut request = Request {
             conn,
+            header,
             caller,
             payload,
             tx_id: header.tx_id,

@@ -45,6 +45,15 @@ pub enum RingError {
     Released,
 }
 
+/// What one turn at a page did.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Served {
+    /// The domain's doorbell is to be rung: bytes moved.
+    pub notify: bool,
+    /// The budget ended before the work did: come again, nobody will ring.
+    pub more: bool,
+}
+
 /// The store's end of one domain's page. `M` is a handle on the page, cheap to clone.
 #[derive(Debug)]
 pub struct RingServer<M: SharedMem + Clone> {
@@ -107,13 +116,23 @@ impl<M: SharedMem + Clone> RingServer<M> {
     /// Moves everything that can move now, in both directions. Returns whether to ring the domain's doorbell. An error is
     /// latched; the connection is closed then, and only a domain that asks for a reset of its ring is served again.
     pub fn service(&mut self, store: &mut Store) -> Result<bool, RingError> {
+        self.serve_some(store, usize::MAX)
+            .map(|served| served.notify)
+    }
+
+    /// As [`service`](Self::service), but stops once `budget` bytes or a little more went either way: a domain that fills its
+    /// ring as fast as it is emptied would otherwise never let go.
+    pub fn serve_some(&mut self, store: &mut Store, budget: usize) -> Result<Served, RingError> {
         // A released domain has no second life on its old page.
         let reset = self.mem.load_u32(CONNECTION) == RECONNECT && store.is_introduced(self.domid);
         if reset {
             self.reset(store);
         }
-        match self.transfer(store) {
-            Ok(moved) => Ok(moved || reset),
+        match self.transfer(store, budget) {
+            Ok(served) => Ok(Served {
+                notify: served.notify || reset,
+                ..served
+            }),
             Err(error) => {
                 self.stop(store, error);
                 Err(error)
@@ -121,12 +140,18 @@ impl<M: SharedMem + Clone> RingServer<M> {
         }
     }
 
-    fn transfer(&mut self, store: &mut Store) -> Result<bool, RingError> {
+    /// The control domain introduced the domain once more: whatever it had open is gone, and its ring begins anew.
+    pub fn restart(&mut self, store: &mut Store) {
+        self.reset(store);
+    }
+
+    fn transfer(&mut self, store: &mut Store, budget: usize) -> Result<Served, RingError> {
         let lanes = match &mut self.lanes {
             Ok(lanes) => lanes,
             Err(error) => return Err(*error),
         };
-        let mut moved = false;
+        let mut served = Served::default();
+        let mut bytes = 0usize;
         loop {
             if !store.is_connected(self.conn) {
                 return Err(RingError::Released);
@@ -150,9 +175,17 @@ impl<M: SharedMem + Clone> RingServer<M> {
             store.sent(self.conn, sent);
             progress |= taken > 0 || sent > 0;
             if !progress {
-                return Ok(moved);
+                return Ok(served);
             }
-            moved = true;
+            served.notify = true;
+            bytes = bytes.saturating_add(taken).saturating_add(sent);
+            if bytes >= budget {
+                served.more = true;
+                return Ok(served);
+            }
+            // A domain rings only if, after moving its own index, it finds ours where it had nothing left to do: ours must be
+            // seen before we look at its index again and find nothing.
+            self.mem.fence();
         }
     }
 

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use ringfence_core::DomId;
-use ringfence_core::wire::xs_wire::{ERROR_NONE, ERROR_PROTO};
+use ringfence_core::wire::xs_wire::{ERROR_NONE, ERROR_PROTO, Errno};
 
 use crate::connection::{ConnId, Connection};
 use crate::domain::Domain;
 use crate::fairness::Hold;
+use crate::ops::OK;
 use crate::path::{INTRODUCE_DOMAIN, RELEASE_DOMAIN, split};
 use crate::perms::{Caller, Identity, Life};
 use crate::quota::{Limits, Usage};
@@ -22,6 +23,17 @@ use crate::watch::{WatchId, Watches};
 pub enum Effect {
     /// `XS_INTRODUCE`: the domain's ring page is at `frame`, its doorbell is `port`.
     Introduced {
+        /// Whom to serve.
+        domid: DomId,
+        /// Frame number of the ring page.
+        frame: u64,
+        /// The domain's event channel.
+        port: u32,
+    },
+    /// `XS_INTRODUCE` that waits for [`Store::admit`], because of [`Store::ask_before_introducing`].
+    Introducing {
+        /// Who asked, and waits for the answer.
+        conn: ConnId,
         /// Whom to serve.
         domid: DomId,
         /// Frame number of the ring page.
@@ -49,6 +61,8 @@ pub struct Store {
     pub(crate) hold: Option<Hold>,
     /// A hold ended: requests that waited are to be looked at.
     pub(crate) resume: bool,
+    /// `XS_INTRODUCE` waits for the caller's word.
+    pub(crate) asks: bool,
     next_conn: u64,
 }
 
@@ -76,6 +90,7 @@ impl Store {
             now: Duration::ZERO,
             hold: None,
             resume: false,
+            asks: false,
             next_conn: 1,
         };
         store.domain_mut(DomId::DOM0).introduced = true;
@@ -93,6 +108,47 @@ impl Store {
             }]);
         }
         new
+    }
+
+    /// From now on `XS_INTRODUCE` is answered only when [`admit`](Self::admit) says how: for callers that can fail to serve a
+    /// domain's ring. Until then nothing more is done for the connection that asked.
+    pub fn ask_before_introducing(&mut self) {
+        self.asks = true;
+    }
+
+    /// Answers the [`Effect::Introducing`] of `conn`: with `Ok` the domain is introduced. Does nothing if nothing waits.
+    pub fn admit(&mut self, conn: ConnId, answer: Result<(), Errno>) {
+        let waits = self
+            .conns
+            .get_mut(&conn)
+            .and_then(|conn| conn.introducing.take());
+        let Some((header, domid)) = waits else {
+            return;
+        };
+        if answer.is_ok() {
+            self.introduce(domid);
+        }
+        if let Some(connection) = self.conns.get_mut(&conn) {
+            connection.answer(header, answer.map(|()| OK.to_vec()));
+        }
+        while self.run(conn) {}
+        self.run_waiting();
+    }
+
+    /// A domain has shut down and still exists: `@releaseDomain` fires, once until `XS_RESUME`. Returns whether it did.
+    pub fn shut_down(&mut self, domid: DomId) -> bool {
+        let Some(domain) = self.domains.get_mut(&domid) else {
+            return false;
+        };
+        if !domain.introduced || std::mem::replace(&mut domain.shut_down, true) {
+            return false;
+        }
+        self.fire(&[Change {
+            path: RELEASE_DOMAIN.into(),
+            exact: true,
+            old: None,
+        }]);
+        true
     }
 
     /// A domain is gone: its connections, its nodes and everything below them, and its permissions; `@releaseDomain` fires.
@@ -277,7 +333,7 @@ impl Store {
     }
 
     /// Looks at requests that waited for a hold to end.
-    fn run_waiting(&mut self) {
+    pub(crate) fn run_waiting(&mut self) {
         while std::mem::take(&mut self.resume) {
             let conns: Vec<_> = self.conns.keys().copied().collect();
             for conn in conns {

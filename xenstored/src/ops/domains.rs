@@ -18,6 +18,18 @@ impl Store {
         let port = number::unsigned(port)
             .and_then(|port| u32::try_from(port).ok())
             .ok_or(Errno::Inval)?;
+        if self.asks {
+            let connection = self.conns.get_mut(&request.conn).ok_or(Errno::Inval)?;
+            connection.introducing = Some((request.header, target));
+            self.effects.push_back(Effect::Introducing {
+                conn: request.conn,
+                domid: target,
+                frame,
+                port,
+            });
+            // The answer is `admit`'s.
+            return Ok(Vec::new());
+        }
         // Again for a known domain means: its ring or port is another one now.
         self.introduce(target);
         self.effects.push_back(Effect::Introduced {
@@ -44,12 +56,11 @@ impl Store {
     pub(super) fn resume_request(&mut self, request: &Request<'_>) -> Result<Vec<u8>, Errno> {
         request.dom0_only()?;
         let target = domid(request.one()?)?;
-        // The store keeps no "has shut down" mark that a resume would have to clear.
-        if self.is_introduced(target) {
-            Ok(OK.to_vec())
-        } else {
-            Err(Errno::NoEnt)
+        if !self.is_introduced(target) {
+            return Err(Errno::NoEnt);
         }
+        self.domain_mut(target).shut_down = false;
+        Ok(OK.to_vec())
     }
 
     pub(super) fn set_target(&mut self, request: &Request<'_>) -> Result<Vec<u8>, Errno> {
