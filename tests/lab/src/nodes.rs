@@ -191,6 +191,7 @@ impl<S: Store> HostEnd<S> {
                 && Some(incarnation) != before
             {
                 end.incarnation = incarnation;
+                end.seq = end.last_seq()?;
                 return Ok(end);
             }
             end.wait(deadline, patience)?;
@@ -229,6 +230,17 @@ impl<S: Store> HostEnd<S> {
                 return Ok(answer);
             }
         }
+    }
+
+    /// The number of the last request that anybody sent to this incarnation.
+    fn last_seq(&mut self) -> Result<u32> {
+        let mut last = None;
+        self.mailbox("request").fetch(&mut self.store, |header| {
+            last = Some(header);
+            false
+        })?;
+        let ours = last.filter(|header| header.incarnation == self.incarnation);
+        Ok(ours.map_or(0, |header| header.seq))
     }
 
     fn header(&self, message: &[u8]) -> Header {

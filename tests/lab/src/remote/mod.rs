@@ -23,6 +23,9 @@ use crate::rpc::{Answer, Census, CopyLocal, CopyOp, Failure, Id, Request};
 pub trait Carrier {
     /// Sends `request` and waits for its answer.
     fn call(&mut self, request: &[u8]) -> Result<Vec<u8>, NodesError>;
+
+    /// Sends `request`, which has no answer.
+    fn send(&mut self, request: &[u8]) -> Result<(), NodesError>;
 }
 
 /// The way to one process of one agent. Whatever was made through it belongs to that process.
@@ -117,12 +120,14 @@ impl Line {
     }
 
     /// Has the agent's process end at once, and hangs up.
+    ///
+    /// # Panics
+    /// If it cannot be told.
     pub fn kill(&self) {
         self.hang_up();
-        if let Ok(request) = postcard::to_stdvec(&Request::Die) {
-            // It has no way to answer.
-            let _ = self.carrier.borrow_mut().call(&request);
-        }
+        let request = postcard::to_stdvec(&Request::Die).expect("a request can be encoded");
+        let sent = self.carrier.borrow_mut().send(&request);
+        sent.unwrap_or_else(|error| panic!("{:?}: {error}", Request::Die));
     }
 }
 

@@ -238,6 +238,8 @@ pub enum Answer {
 pub struct Abilities {
     grant_in_place: bool,
     revocable: bool,
+    observes_mappings: bool,
+    outlives_process: bool,
 }
 
 impl From<Capabilities> for Abilities {
@@ -246,10 +248,14 @@ impl From<Capabilities> for Abilities {
         let Capabilities {
             grant_in_place,
             revocable,
+            observes_mappings,
+            outlives_process,
         } = capabilities;
         Self {
             grant_in_place,
             revocable,
+            observes_mappings,
+            outlives_process,
         }
     }
 }
@@ -259,6 +265,8 @@ impl From<Abilities> for Capabilities {
         Self {
             grant_in_place: abilities.grant_in_place,
             revocable: abilities.revocable,
+            observes_mappings: abilities.observes_mappings,
+            outlives_process: abilities.outlives_process,
         }
     }
 }

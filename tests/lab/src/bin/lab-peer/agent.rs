@@ -1,0 +1,46 @@
+//! `lab-peer agent`.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::Context as _;
+use ringfence_lab::agent::Agent;
+use ringfence_lab::nodes::GuestEnd;
+use ringfence_lab::rpc::Request;
+use ringfence_linux::Linux;
+use rustix::process::{Signal, getpid, kill_process};
+
+use crate::native::{InLinux, answered};
+
+/// Starts the agent's process again whenever it is killed; ends with it when it ends by itself.
+pub(crate) fn watch_over() -> anyhow::Result<ExitCode> {
+    let program = std::env::current_exe().context("which program is this?")?;
+    loop {
+        let mut agent = Command::new(&program)
+            .args(["agent", "--once"])
+            .spawn()
+            .context("the agent cannot be started")?;
+        let status = agent.wait().context("the agent is lost")?;
+        if let Some(code) = status.code() {
+            anyhow::bail!("the agent ended with code {code}");
+        }
+    }
+}
+
+/// Serves until it is killed, as with [`Request::Die`].
+pub(crate) fn serve() -> anyhow::Result<ExitCode> {
+    let native = InLinux(Linux::open()?);
+    let domid = native.domid();
+    let store = native.0.store().context("no connection to XenStore")?;
+    let mut nodes = GuestEnd::start(store, domid)?;
+    let mut agent = Agent::new(native);
+    println!("lab-peer: agent of domain {domid} is ready");
+    loop {
+        let request = nodes.next_request()?;
+        if let Ok(Request::Die) = postcard::from_bytes(&request) {
+            // No destructor runs: whatever is held, the kernel takes it back.
+            kill_process(getpid(), Signal::KILL)?;
+        }
+        let answer = answered(&mut agent, &request);
+        nodes.answer(&answer)?;
+    }
+}
