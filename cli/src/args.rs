@@ -75,14 +75,14 @@ pub enum Command {
 /// `driver-domain`
 #[derive(Clone, Debug, Args)]
 pub struct DriverDomain {
-    /// The domain's name, for backend= of disks
-    pub name: String,
+    /// The domain's name, for backend= of disks; on Xen the name that it has, and may be left out
+    pub name: Option<String>,
     /// How the process runs
     #[command(flatten)]
     pub options: BackendOptions,
-    /// Whether the broker starts the process again when it dies
-    #[arg(long, value_enum, default_value_t = Restart::Never)]
-    pub restart: Restart,
+    /// Whether the process is started again when it dies [default: never; on Xen on-failure]
+    #[arg(long, value_enum)]
+    pub restart: Option<Restart>,
     /// Print what the sandbox lets through, tried from inside, and exit
     #[arg(long)]
     pub probe_sandbox: bool,

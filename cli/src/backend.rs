@@ -5,13 +5,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use ringfence_blkback::service::{
-    self, DiskError, Files, Image, Images, Options, Statistics, Waiting,
+    self, DiskError, Files, Image, Images, Options, Statistics, Toolstack, Waiting,
 };
 use ringfence_blkback::sink::Uring;
 use ringfence_core::platform::Platform;
 use ringfence_core::{DomId, GrantRef};
-use ringfence_hosted::probe::{Outcome, Targets, probe_sandbox};
+use ringfence_hosted::probe::{Attempt, Outcome, Targets, probe_sandbox};
 use ringfence_hosted::sandbox::{self, Allow, Report};
 use ringfence_hosted::{Hosted, RestrictedRing};
 use serde::{Deserialize, Serialize};
@@ -51,13 +52,44 @@ impl Images for FromBroker {
     }
 }
 
-/// The process of a driver domain.
+/// The command line of a driver domain's process, after the program's name and global options.
+pub fn arguments(options: &BackendOptions) -> [String; 4] {
+    [
+        "domain-main".into(),
+        "driver-domain".into(),
+        format!("--sandbox={}", word(&options.sandbox)),
+        format!("--wait={}", word(&options.wait)),
+    ]
+}
+
+fn word<V: ValueEnum>(value: &V) -> String {
+    value
+        .to_possible_value()
+        .map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+/// How the service is to wait.
+pub const fn waiting(options: &BackendOptions) -> Waiting {
+    match options.wait {
+        Wait::Block => Waiting::Block,
+        Wait::Spin => Waiting::Spin(SPIN),
+        Wait::Poll => Waiting::Poll,
+    }
+}
+
+/// The names of the types of backend that are served.
+pub fn types(toolstack: &Toolstack) -> Vec<&'static str> {
+    toolstack.types.iter().map(|kind| kind.name()).collect()
+}
+
+/// Confines this process as `options` say; gives the ring that it keeps. `ioctls` are requests that the platform needs.
 ///
 /// # Errors
-/// The sandbox cannot be set up or is not tight, the store is gone, or the system refuses.
-pub fn run(options: &BackendOptions, probe: Option<&ProbeTargets>) -> Result<()> {
-    let stop = Stop::install().context("cannot catch signals")?;
-    let (platform, store) = Hosted::inherited()?;
+/// The sandbox cannot be set up.
+pub fn confine(
+    options: &BackendOptions,
+    ioctls: &'static [u64],
+) -> Result<(Report, Option<RestrictedRing>)> {
     // Before the filter: it refuses every further ring.
     let ring = RestrictedRing::new(RING_ENTRIES)
         .inspect_err(|error| tracing::warn!(%error, "no io_uring"))
@@ -66,48 +98,60 @@ pub fn run(options: &BackendOptions, probe: Option<&ProbeTargets>) -> Result<()>
         Switch::On => Allow::NOTHING,
         Switch::Off => Allow::EVERYTHING,
     };
+    let allow = Allow { ioctls, ..allow };
     let report = sandbox::enforce(&allow, ring.as_ref()).context("cannot confine the process")?;
-    if let Some(targets) = probe {
-        return try_to_get_out(&platform, &report, targets, ring);
-    }
     if options.sandbox == Switch::On && !report.is_full() {
         eprintln!("ringfence: the kernel enforces less than asked: {report}");
     }
-    let sandbox = report.to_string();
-    let uring = ring.map(|ring| Uring::new(ring.into_inner()));
-    let disks = Files::new(FromBroker(platform.clone()), uring);
-    let waiting = match options.wait {
-        Wait::Block => Waiting::Block,
-        Wait::Spin => Waiting::Spin(SPIN),
-        Wait::Poll => Waiting::Poll,
-    };
+    Ok((report, ring))
+}
+
+/// Says `ready` with this identity when `serve` does, and `served` with the totals when it ends well.
+///
+/// # Errors
+/// Those of `serve`.
+pub fn report<E: std::error::Error + Send + Sync + 'static>(
+    identity: serde_json::Value,
+    serve: impl FnOnce(&dyn Fn(&Arc<Statistics>)) -> Result<(), E>,
+) -> Result<()> {
     let statistics = OnceLock::new();
-    let identity = || {
-        serde_json::json!({
-            "pid": std::process::id(), "domid": platform.domid().get(), "name": platform.name(), "sandbox": sandbox,
-        })
-    };
-    use std::os::fd::AsFd as _;
-    service::run(
-        &platform,
-        store,
-        disks,
-        stop.as_fd(),
-        Options {
-            waiting,
-            ..Options::default()
-        },
-        |counters| {
-            let _ = statistics.set(Arc::clone(counters));
-            crate::say(&serde_json::json!({ "ready": identity() }));
-        },
-    )?;
-    let mut served = identity();
+    serve(&|counters| {
+        let _ = statistics.set(Arc::clone(counters));
+        crate::say(&serde_json::json!({ "ready": identity }));
+    })?;
+    let mut served = identity;
     if let (Some(map), Some(statistics)) = (served.as_object_mut(), statistics.get()) {
         map.extend(totals(statistics));
     }
     crate::say(&serde_json::json!({ "served": served }));
     Ok(())
+}
+
+/// The process of a driver domain.
+///
+/// # Errors
+/// The sandbox cannot be set up or is not tight, the store is gone, or the system refuses.
+pub fn run(options: &BackendOptions, probe: Option<&ProbeTargets>) -> Result<()> {
+    let stop = Stop::install().context("cannot catch signals")?;
+    let (platform, store) = Hosted::inherited()?;
+    let (report, ring) = confine(options, &[])?;
+    if let Some(targets) = probe {
+        return try_to_get_out(&platform, &report, targets, ring);
+    }
+    let identity = serde_json::json!({
+        "pid": std::process::id(), "domid": platform.domid().get(), "name": platform.name(),
+        "sandbox": report.to_string(),
+    });
+    let uring = ring.map(|ring| Uring::new(ring.into_inner()));
+    let disks = Files::new(FromBroker(platform.clone()), uring);
+    let options = Options {
+        waiting: waiting(options),
+        ..Options::default()
+    };
+    use std::os::fd::AsFd as _;
+    self::report(identity, |ready| {
+        service::run(&platform, store, disks, stop.as_fd(), options, ready)
+    })
 }
 
 /// The counters of all devices that were served; `syscalls` is the sum of what the data path made of each kind.
@@ -147,9 +191,16 @@ fn try_to_get_out(
         owner: DomId::DOM0,
         gref: GrantRef::new(8),
     };
+    print(report, &probe_sandbox(platform, &targets, ring.as_mut()))
+}
+
+/// Prints what a sandbox let through.
+///
+/// # Errors
+/// Something got out.
+pub fn print(report: &Report, attempts: &[Attempt]) -> Result<()> {
     println!("sandbox: {report}");
-    let attempts = probe_sandbox(platform, &targets, ring.as_mut());
-    for (what, outcome) in &attempts {
+    for (what, outcome) in attempts {
         println!("{what:<44} {outcome}");
     }
     let reached = attempts

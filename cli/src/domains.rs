@@ -4,64 +4,48 @@ use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
-use anyhow::{Context, Result};
-use clap::ValueEnum;
+use anyhow::{Context, Result, bail};
 use ringfence_core::DomId;
 use ringfence_hosted::RunDir;
 use ringfence_hosted::admin::{Client, DomainKind, Exit, NewDomain, RestartPolicy};
 
 use crate::args::{DriverDomain, Guest, Restart};
-use crate::backend::ProbeTargets;
+use crate::backend::{self, ProbeTargets};
 use crate::block;
 use crate::signals::Stop;
-
-fn word<V: ValueEnum>(value: &V) -> String {
-    value
-        .to_possible_value()
-        .map_or_else(String::new, |value| value.get_name().to_owned())
-}
 
 /// Makes a driver domain and waits for its end; gives the status to exit with.
 ///
 /// # Errors
 /// What the broker said.
 pub fn driver_domain(run_dir: &RunDir, wanted: &DriverDomain) -> Result<u8> {
-    let mut argv = vec!["domain-main".to_owned(), "driver-domain".into()];
-    argv.extend([
-        "--sandbox".into(),
-        word(&wanted.options.sandbox),
-        "--wait".into(),
-        word(&wanted.options.wait),
-    ]);
+    let Some(name) = &wanted.name else {
+        bail!("a driver domain needs a name, for backend= of disks");
+    };
+    let mut argv = backend::arguments(&wanted.options).to_vec();
     // Lives until the end of the probe.
     let mut listener = None;
     if wanted.probe_sandbox {
-        let name = format!("ringfence-probe-{}", std::process::id());
+        let socket = format!("ringfence-probe-{}", std::process::id());
         listener = Some(UnixListener::bind_addr(&SocketAddr::from_abstract_name(
-            &name,
+            &socket,
         )?)?);
         let targets = ProbeTargets {
             peer_pid: std::process::id(),
             file: "/etc/passwd".into(),
             socket: run_dir.xenstored(),
-            abstract_socket: name,
+            abstract_socket: socket,
         };
         argv.push(format!("--probe={}", serde_json::to_string(&targets)?));
     }
     let restart = match wanted.restart {
-        Restart::Never => RestartPolicy::Never,
-        Restart::OnFailure => RestartPolicy::OnFailure,
+        Some(Restart::Never) | None => RestartPolicy::Never,
+        Some(Restart::OnFailure) => RestartPolicy::OnFailure,
     };
     let client = Client::connect(run_dir)?;
     // From here on a signal is the domain's.
     let stop = Stop::install().context("cannot catch signals")?;
-    let domid = create(
-        &client,
-        &wanted.name,
-        DomainKind::DriverDomain,
-        argv,
-        restart,
-    )?;
+    let domid = create(&client, name, DomainKind::DriverDomain, argv, restart)?;
     let status = wait(run_dir, &client, domid, stop);
     drop(listener);
     status

@@ -35,14 +35,18 @@ fn run(cli: &Cli) -> Result<u8> {
                     .map(serde_json::from_str)
                     .transpose()
                     .context("--probe")?;
-                backend::run(options, targets.as_ref())
+                let run = match cli.platform {
+                    Platform::Hosted => backend::run,
+                    Platform::Xen => xen::backend::run,
+                };
+                run(options, targets.as_ref())
             }
             DomainMain::Guest { vdevs, work } => guest::run(vdevs, work),
         }
         .map(|()| 0);
     }
     if cli.platform == Platform::Xen {
-        return xen::run(&cli.command);
+        return xen::run(cli);
     }
     let run_dir = RunDir::resolve(cli.run_dir.as_deref())?;
     match &cli.command {

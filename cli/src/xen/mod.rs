@@ -1,17 +1,27 @@
 //! `--platform xen`: the commands on Linux that runs on the real hypervisor, in dom0 or in a guest.
 
+pub mod backend;
+mod driver_domain;
+mod driver_domain_checks;
+mod supervisor;
+mod supervisor_files;
+mod supervisor_link;
+mod supervisor_notify;
+
 use anyhow::{Result, bail};
 
-use crate::args::Command;
+use crate::args::{Cli, Command};
 
 /// Runs a command; gives the status to exit with.
 ///
 /// # Errors
 /// In words for the user.
-pub fn run(command: &Command) -> Result<u8> {
-    let name = match command {
+pub fn run(cli: &Cli) -> Result<u8> {
+    let name = match &cli.command {
         Command::Host => "host",
-        Command::DriverDomain(_) => "driver-domain",
+        Command::DriverDomain(wanted) => {
+            return driver_domain::run(cli.run_dir.as_deref(), wanted);
+        }
         Command::Guest(_) => "guest",
         Command::BlockAttach { .. } => "block-attach",
         Command::BlockDetach { .. } => "block-detach",

@@ -151,6 +151,24 @@ impl Images {
         }
     }
 
+    /// Remembers what a disk is for without looking at it; what is known already stays known.
+    pub fn set(&mut self, backend: &str, spec: ImageSpec, name: String) {
+        if self
+            .disks
+            .get(backend)
+            .is_some_and(|disk| disk.spec == spec)
+        {
+            return;
+        }
+        let disk = Disk {
+            spec,
+            name,
+            identity: (0, 0),
+            served: false,
+        };
+        self.disks.insert(backend.to_owned(), disk);
+    }
+
     /// There is no such disk any more.
     pub fn forget(&mut self, backend: &str) {
         self.disks.remove(backend);

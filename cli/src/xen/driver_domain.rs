@@ -1,0 +1,126 @@
+//! `ringfence driver-domain --platform xen`: serves the disks of this domain, dom0 or a driver domain, until it is told to end.
+
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use ringfence_blkback::service::Toolstack;
+use ringfence_core::DomId;
+use ringfence_core::store::{Store, Tx};
+use ringfence_hosted::RunDir;
+use ringfence_linux::ByPath;
+use ringfence_linux::store::{open_store, own_domid};
+use ringfence_process::child::Exit;
+use ringfence_process::restart::RestartPolicy;
+
+use super::driver_domain_checks as checks;
+use super::supervisor::Supervisor;
+use super::supervisor_files::Files;
+use super::supervisor_link::Identity;
+use crate::args::{DriverDomain, Restart};
+use crate::backend::{self, ProbeTargets};
+use crate::signals::Stop;
+
+/// Who makes the disks of domain `domid`.
+pub(super) const fn toolstack(domid: DomId) -> Toolstack {
+    match domid {
+        DomId::DOM0 => Toolstack::DOM0,
+        _ => Toolstack::DRIVER_DOMAIN,
+    }
+}
+
+/// Serves until the process ended for good; gives the status to exit with.
+///
+/// # Errors
+/// This is no place to serve disks, in words that say what to do; or the process cannot be started.
+pub(super) fn run(run_dir: Option<&Path>, wanted: &DriverDomain) -> Result<u8> {
+    checks::check_host(Path::new("/"))?;
+    let run_dir = RunDir::resolve(run_dir)?;
+    run_dir.create()?;
+    let mut store = open_store()?;
+    let domid = own_domid(&mut store)?;
+    let identity = Identity {
+        domid: domid.get(),
+        name: name(&mut store),
+        supervisor: std::process::id(),
+    };
+    if let Some(name) = wanted.name.as_ref().filter(|name| **name != identity.name) {
+        bail!("this domain is {:?}, not {name:?}", identity.name);
+    }
+    let mut arguments = vec!["--platform=xen".to_owned()];
+    arguments.extend(backend::arguments(&wanted.options));
+    let mut restart = match wanted.restart {
+        Some(Restart::Never) => RestartPolicy::Never,
+        Some(Restart::OnFailure) | None => RestartPolicy::OnFailure,
+    };
+    // Both live until the end.
+    let (mut probe, mut lock) = (None, None);
+    if wanted.probe_sandbox {
+        let (reachable, targets) = Reachable::new(&run_dir)?;
+        arguments.push(format!("--probe={}", serde_json::to_string(&targets)?));
+        probe = Some(reachable);
+        restart = RestartPolicy::Never;
+    } else {
+        checks::check_blkback(Path::new("/"))?;
+        lock = Some(checks::take_lock(&run_dir)?);
+    }
+    // Descriptors for every event channel: the soft limit of 1024 is soon reached. The process inherits it.
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
+
+    let stop = Stop::install().context("cannot catch signals")?;
+    let toolstack = toolstack(domid);
+    tracing::info!(%domid, types = ?backend::types(&toolstack), "serving as a driver domain");
+    let files = Files::new(domid, toolstack, store, ByPath);
+    let exit = Supervisor::new(identity, files, arguments, restart).run(&stop)?;
+    drop((probe, lock));
+    Ok(match exit {
+        Exit::Code(code) => u8::try_from(code).unwrap_or(1),
+        Exit::Signal(signal) => 128_u8.saturating_add(u8::try_from(signal).unwrap_or(127)),
+    })
+}
+
+/// What the toolstack calls this domain.
+fn name<S: Store>(store: &mut S) -> String {
+    let mut room = [0; 256];
+    let name = store.read(Tx::NONE, "name", &mut room);
+    name.map_or_else(
+        |_| String::new(),
+        |name| String::from_utf8_lossy(name).into_owned(),
+    )
+}
+
+/// What the probe tries to reach, there while this lives.
+struct Reachable {
+    path: std::path::PathBuf,
+    _sockets: [UnixListener; 2],
+}
+
+impl Reachable {
+    fn new(run_dir: &RunDir) -> Result<(Self, ProbeTargets)> {
+        let name = format!("ringfence-probe-{}", std::process::id());
+        let path = run_dir.path().join("probe.sock");
+        let _ = std::fs::remove_file(&path);
+        let named = SocketAddr::from_abstract_name(&name)?;
+        let sockets = [UnixListener::bind(&path)?, UnixListener::bind_addr(&named)?];
+        let targets = ProbeTargets {
+            peer_pid: std::process::id(),
+            file: "/proc/self/exe".into(),
+            socket: path.clone(),
+            abstract_socket: name,
+        };
+        let reachable = Self {
+            path,
+            _sockets: sockets,
+        };
+        Ok((reachable, targets))
+    }
+}
+
+impl Drop for Reachable {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}

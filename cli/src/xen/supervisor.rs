@@ -1,0 +1,260 @@
+//! The parent of a driver domain's process on Xen: opens what the process may use, and starts it again when it dies.
+//!
+//! It maps no page of any guest and serves no request. When the process dies, the states in the store stay as they are; Xen
+//! takes the mappings away and turns the guests' ports back to unbound, and the next process goes on with both.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use ringfence_core::store::Store;
+use ringfence_linux::DeviceFiles;
+use ringfence_process::child::{Child, Exit};
+use ringfence_process::packet::{self, Received};
+use ringfence_process::restart::{RestartPolicy, Restarts};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+
+use super::supervisor_files::{Files, Given};
+use super::supervisor_link::{Answer, Ask, Identity};
+use super::supervisor_notify::{NOTIFY_SOCKET, notify};
+use crate::signals::Stop;
+
+/// How long I/O of a dead process may keep the next one from its image.
+const FENCE: Duration = Duration::from_secs(60);
+/// How often the lock is tried meanwhile: there is no event to wait for.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// An image that could not be opened yet.
+#[derive(Debug)]
+struct PendingImage {
+    backend_dir: String,
+    deadline: Instant,
+}
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    link: OwnedFd,
+    /// The process closed its end, or says what makes no sense.
+    deaf: bool,
+    pending: Option<PendingImage>,
+}
+
+/// A driver domain's parent.
+#[derive(Debug)]
+pub(super) struct Supervisor<S, F> {
+    identity: Identity,
+    files: Files<S, F>,
+    arguments: Vec<String>,
+    restarts: Restarts,
+    process: Option<Process>,
+}
+
+impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
+    /// Of a process that runs this program with `arguments`.
+    pub(super) fn new(
+        identity: Identity,
+        files: Files<S, F>,
+        arguments: Vec<String>,
+        policy: RestartPolicy,
+    ) -> Self {
+        Self {
+            identity,
+            files,
+            arguments,
+            restarts: Restarts::new(policy, Instant::now()),
+            process: None,
+        }
+    }
+
+    /// Starts the process and watches over it until it ended for good: by itself, or since `stop` became readable.
+    ///
+    /// # Errors
+    /// The first process cannot be started, or the system refuses to poll.
+    pub(super) fn run(mut self, stop: &Stop) -> io::Result<Exit> {
+        self.start()?;
+        let mut stopping = false;
+        loop {
+            let ready = self.poll(stop, stopping)?;
+            if ready.stop {
+                stopping = true;
+                notify("STOPPING=1");
+                self.restarts.give_up();
+                let Some(process) = &self.process else {
+                    // It died, and is not going to be started again.
+                    return Ok(Exit::Code(0));
+                };
+                // Fails only if it has ended meanwhile.
+                let _ = process.child.signal(SIGTERM);
+            }
+            if ready.asked {
+                self.take();
+            }
+            if ready.ended
+                && let Some(exit) = self.ended()
+            {
+                return Ok(exit);
+            }
+            self.retry();
+            if self.restarts.due().is_some_and(|at| at <= Instant::now()) {
+                self.restart();
+            }
+        }
+    }
+
+    fn start(&mut self) -> io::Result<()> {
+        let mut command = Command::new("/proc/self/exe");
+        command.args(&self.arguments).env_remove(NOTIFY_SOCKET);
+        let (child, link) = Child::spawn(command)?;
+        tracing::info!(pid = child.pid(), "process started");
+        self.process = Some(Process {
+            child,
+            link,
+            deaf: false,
+            pending: None,
+        });
+        self.restarts.started(Instant::now());
+        Ok(())
+    }
+
+    fn restart(&mut self) {
+        if let Err(error) = self.start() {
+            tracing::error!(%error, "cannot start again");
+            self.restarts.ended(Instant::now(), true);
+        }
+    }
+
+    fn poll(&self, stop: &Stop, stopping: bool) -> io::Result<Ready> {
+        let now = Instant::now();
+        let pending = self.process.as_ref().and_then(|it| it.pending.as_ref());
+        let due = self.restarts.due();
+        let timeout = due
+            .map(|at| at.saturating_duration_since(now))
+            .into_iter()
+            .chain(pending.map(|_| RETRY))
+            .min()
+            .and_then(|left| Timespec::try_from(left).ok());
+        let listens = |it: &&Process| !it.deaf && it.pending.is_none();
+        let mut fds = Vec::with_capacity(3);
+        let mut add = |fd| {
+            fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            fds.len().saturating_sub(1)
+        };
+        let of_stop = (!stopping).then(|| add(stop.as_fd()));
+        let of_end = self.process.as_ref().map(|it| add(it.child.as_fd()));
+        let process = self.process.as_ref().filter(listens);
+        let of_link = process.map(|it| add(it.link.as_fd()));
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(Ready::default()),
+            Err(errno) => return Err(errno.into()),
+        }
+        let is = |at: Option<usize>| {
+            at.and_then(|at| fds.get(at))
+                .is_some_and(|fd| !fd.revents().is_empty())
+        };
+        Ok(Ready {
+            stop: is(of_stop),
+            ended: is(of_end),
+            asked: is(of_link),
+        })
+    }
+
+    /// Takes one question and answers it, if it can be answered now.
+    fn take(&mut self) {
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        let ask = match packet::recv(process.link.as_fd(), RecvFlags::DONTWAIT) {
+            Ok(Received::Message(ask, _)) => ask,
+            Ok(Received::Nothing) => return,
+            // Its death is a matter of its pidfd.
+            Ok(Received::Closed) | Err(_) => {
+                process.deaf = true;
+                return;
+            }
+            Ok(Received::Garbage) => {
+                tracing::warn!("message that makes no sense: not listening any more");
+                process.deaf = true;
+                return;
+            }
+        };
+        let given = match ask {
+            Ask::Hello => (Answer::Welcome(self.identity.clone()), None),
+            Ask::Device(device) => self.files.device(device),
+            Ask::OpenImage { backend_dir } => match self.files.image(&backend_dir) {
+                Some(given) => given,
+                None => {
+                    process.pending = Some(PendingImage {
+                        backend_dir,
+                        deadline: Instant::now() + FENCE,
+                    });
+                    return;
+                }
+            },
+            Ask::Ready => {
+                notify("READY=1");
+                return;
+            }
+        };
+        process.answer(given);
+    }
+
+    /// Tries again what waits for the I/O of a dead process.
+    fn retry(&mut self) {
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        let Some(pending) = &process.pending else {
+            return;
+        };
+        let given = match self.files.image(&pending.backend_dir) {
+            Some(given) => given,
+            None if Instant::now() < pending.deadline => return,
+            None => self.files.too_late(&pending.backend_dir),
+        };
+        process.pending = None;
+        process.answer(given);
+    }
+
+    /// The pidfd says that the process ended; gives how if there is none to follow.
+    fn ended(&mut self) -> Option<Exit> {
+        let exit = self.process.as_mut()?.child.exit()?;
+        self.process = None;
+        self.files.process_died();
+        let again = self.restarts.ended(Instant::now(), exit != Exit::Code(0));
+        match again {
+            Some(pause) => {
+                tracing::warn!(?exit, ?pause, "process ended, to be started again");
+                None
+            }
+            None => {
+                tracing::info!(?exit, "process ended");
+                Some(exit)
+            }
+        }
+    }
+}
+
+/// What a poll found.
+#[derive(Clone, Copy, Default)]
+struct Ready {
+    stop: bool,
+    ended: bool,
+    asked: bool,
+}
+
+const SIGTERM: i32 = signal_hook::consts::SIGTERM;
+
+impl Process {
+    fn answer(&mut self, (answer, fd): Given) {
+        let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+        // One answer per question fits any socket: a process that asks without listening loses them.
+        if packet::send(self.link.as_fd(), &answer, &fds, SendFlags::DONTWAIT).is_err() {
+            self.deaf = true;
+        }
+    }
+}

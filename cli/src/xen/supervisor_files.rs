@@ -1,0 +1,162 @@
+//! What a supervisor opens for the process it watches over: the devices of Xen, and what backend directories name.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt as _;
+
+use ringfence_blkback::service::{DeviceId, Toolstack};
+use ringfence_core::DomId;
+use ringfence_core::store::{Field, Store, StoreExt as _, Tx};
+use ringfence_linux::DeviceFiles;
+use ringfence_process::images::Images;
+use ringfence_process::{ImageFormat, ImageSpec};
+use rustix::fs::OFlags;
+
+use super::supervisor_link::{Answer, Device};
+
+/// What is said when a device gives no number for its error.
+const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
+
+/// An answer with its descriptor, which is closed here once it is sent.
+pub(super) type Given = (Answer, Option<OwnedFd>);
+
+/// Opens, and keeps nothing open.
+#[derive(Debug)]
+pub(super) struct Files<S, F> {
+    domid: DomId,
+    toolstack: Toolstack,
+    store: S,
+    devices: F,
+    images: Images,
+    /// Backend directories whose images the present process asked for.
+    opened: BTreeSet<String>,
+}
+
+impl<S: Store, F: DeviceFiles> Files<S, F> {
+    /// For the backends of domain `domid`, which `toolstack` makes.
+    pub(super) fn new(domid: DomId, toolstack: Toolstack, store: S, devices: F) -> Self {
+        Self {
+            domid,
+            toolstack,
+            store,
+            devices,
+            images: Images::default(),
+            opened: BTreeSet::new(),
+        }
+    }
+
+    /// The process died: what it was doing to its images may go on for a while.
+    pub(super) fn process_died(&mut self) {
+        self.opened.clear();
+    }
+
+    /// A fresh descriptor of a device.
+    pub(super) fn device(&self, device: Device) -> Given {
+        let opened = match device {
+            Device::Evtchn => self.devices.evtchn(),
+            Device::Gntdev => self.devices.gntdev(),
+            Device::Xenbus => self.devices.xenbus(),
+        };
+        match opened {
+            Ok(fd) => (Answer::Device, Some(fd)),
+            Err(error) => refused(&error, error.raw_os_error().unwrap_or(EIO)),
+        }
+    }
+
+    /// The image of the device with this backend directory. `None`: I/O of a dead process is still under way, ask again.
+    pub(super) fn image(&mut self, backend_dir: &str) -> Option<Given> {
+        match self.open(backend_dir) {
+            Ok(Some((spec, fd))) => {
+                let read_only = spec.read_only;
+                Some((Answer::Image { read_only }, Some(fd)))
+            }
+            Ok(None) => None,
+            Err(words) => Some(refused(&words, 0)),
+        }
+    }
+
+    /// Why an image could not be opened in time.
+    pub(super) fn too_late(&self, backend_dir: &str) -> Given {
+        refused(&self.images.still_in_use(backend_dir), 0)
+    }
+
+    fn open(&mut self, backend_dir: &str) -> Result<Option<(ImageSpec, OwnedFd)>, String> {
+        // Nothing else is read on behalf of the process, whatever it asks for.
+        let id = DeviceId::from_backend_dir(self.domid, backend_dir)
+            .filter(|id| self.toolstack.types.contains(&id.backend))
+            .ok_or_else(|| format!("{backend_dir} is no backend directory of this domain"))?;
+        let image = self.toolstack.image(&mut self.store, backend_dir, id);
+        let target = image
+            .map_err(|error| error.to_string())?
+            .ok_or_else(|| format!("{backend_dir} names no image"))?;
+        let mode = self
+            .store
+            .read_opt::<Writable>(Tx::NONE, backend_dir, "mode");
+        let writable = mode.map_err(|error| error.to_string())?;
+        let spec = ImageSpec {
+            target: target.into(),
+            format: ImageFormat::Raw,
+            read_only: !writable.is_some_and(|Writable(yes)| yes),
+        };
+        let safe = self
+            .store
+            .read_opt::<bool>(Tx::NONE, backend_dir, "direct-io-safe");
+        if self.opened.contains(backend_dir) {
+            // The present process has let go of what it had: nothing is left to wait for.
+            self.images.forget(backend_dir);
+        }
+        self.images.set(backend_dir, spec, id.to_string());
+        let opened = self.images.open(backend_dir);
+        let Some((spec, opened)) = opened.map_err(|error| error.to_string())? else {
+            return Ok(None);
+        };
+        self.opened.insert(backend_dir.to_owned());
+        bypass_cache(&opened.file, matches!(safe, Ok(Some(true))));
+        Ok(Some((spec, opened.file.into())))
+    }
+}
+
+/// The `mode` node: `w`, or `w!` of older toolstacks, for disks that may be written.
+struct Writable(bool);
+
+impl Field for Writable {
+    fn parse(text: &[u8]) -> Option<Self> {
+        match text.first() {
+            Some(b'w') => Some(Self(true)),
+            Some(b'r') => Some(Self(false)),
+            _ => None,
+        }
+    }
+}
+
+fn refused(words: &impl ToString, errno: i32) -> Given {
+    let words = words.to_string();
+    (Answer::Refused { words, errno }, None)
+}
+
+/// A sector, where direct I/O wants it in memory.
+#[repr(align(4096))]
+struct Aligned([u8; 512]);
+
+/// Takes the page cache out of the way, so that what a guest was told is written survives this domain: of block devices always,
+/// as kernels' backends do, of files where the toolstack asks for it (`direct-io-safe`) and the file system takes single
+/// sectors. Flushes are honoured either way.
+fn bypass_cache(file: &File, safe: bool) {
+    let device = file
+        .metadata()
+        .is_ok_and(|meta| meta.file_type().is_block_device());
+    if !device && !safe {
+        return;
+    }
+    let (direct, cached) = (OFlags::DIRECT, OFlags::empty());
+    if rustix::fs::fcntl_setfl(file, direct).is_err() {
+        tracing::info!("an image's file system knows no direct I/O: through the page cache");
+        return;
+    }
+    let mut sector = Aligned([0; 512]);
+    if !device && rustix::io::pread(file, &mut sector.0, 512).is_err() {
+        tracing::info!("an image's file system takes no single sectors: through the page cache");
+        let _ = rustix::fs::fcntl_setfl(file, cached);
+    }
+}

@@ -1,0 +1,178 @@
+//! What the process of a driver domain asks its supervisor for: one socket, one question at a time.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Mutex;
+
+use ringfence_blkback::service::{DiskError, Image, Images};
+use ringfence_core::DomId;
+use ringfence_linux::DeviceFiles;
+use ringfence_process::packet::{self, Received};
+use rustix::net::{RecvFlags, SendFlags};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// From the process to the supervisor. All but [`Ready`](Self::Ready) are answered, in order.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum Ask {
+    /// Who am I?
+    Hello,
+    /// A fresh descriptor of a device.
+    Device(Device),
+    /// The image of the device with this backend directory.
+    OpenImage {
+        /// As the store has it, absolute.
+        backend_dir: String,
+    },
+    /// The process is confined and serves.
+    Ready,
+}
+
+/// What a backend needs of `/dev/xen`. It grants nothing, so gntalloc is not among it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum Device {
+    /// Event channels.
+    Evtchn,
+    /// Pages of others.
+    Gntdev,
+    /// The store.
+    Xenbus,
+}
+
+/// Who a driver domain is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Identity {
+    /// Its number.
+    pub(super) domid: u16,
+    /// Its name, as the toolstack has it; empty if it has none.
+    pub(super) name: String,
+    /// The supervisor's process.
+    pub(super) supervisor: u32,
+}
+
+/// From the supervisor to the process.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum Answer {
+    /// To [`Ask::Hello`].
+    Welcome(Identity),
+    /// The device; its descriptor comes with this.
+    Device,
+    /// The image; its descriptor comes with this.
+    Image {
+        /// Whether the configuration forbids writing.
+        read_only: bool,
+    },
+    /// No.
+    Refused {
+        /// Why, in words for the `error` node.
+        words: String,
+        /// The error number, if the system gave one, or 0.
+        errno: i32,
+    },
+}
+
+/// What the supervisor did not give.
+#[derive(Debug, Error)]
+#[error("{0}")]
+struct Refused(String);
+
+/// The process's end.
+#[derive(Debug)]
+pub(super) struct Link(Mutex<OwnedFd>);
+
+impl Link {
+    /// Speaks on the socket that the supervisor left to this process.
+    pub(super) const fn new(socket: OwnedFd) -> Self {
+        Self(Mutex::new(socket))
+    }
+
+    fn call(&self, ask: &Ask) -> io::Result<(Answer, Option<OwnedFd>)> {
+        let socket = self
+            .0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        packet::send(socket.as_fd(), ask, &[], SendFlags::empty())?;
+        match packet::recv(socket.as_fd(), RecvFlags::empty())? {
+            Received::Message(Answer::Refused { words, errno }, _) if errno != 0 => {
+                tracing::warn!(%words, "refused by the supervisor");
+                Err(io::Error::from_raw_os_error(errno))
+            }
+            Received::Message(Answer::Refused { words, .. }, _) => {
+                Err(io::Error::other(Refused(words)))
+            }
+            Received::Message(answer, mut fds) => Ok((answer, fds.pop())),
+            Received::Closed => Err(io::ErrorKind::ConnectionReset.into()),
+            Received::Nothing | Received::Garbage => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Who we are.
+    pub(super) fn hello(&self) -> io::Result<Identity> {
+        match self.call(&Ask::Hello)? {
+            (Answer::Welcome(identity), _) => Ok(identity),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Tells the supervisor that we serve.
+    pub(super) fn ready(&self) -> io::Result<()> {
+        let socket = self
+            .0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        packet::send(socket.as_fd(), &Ask::Ready, &[], SendFlags::empty())
+    }
+
+    fn device(&self, device: Device) -> io::Result<OwnedFd> {
+        match self.call(&Ask::Device(device))? {
+            (Answer::Device, Some(fd)) => Ok(fd),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    fn image(&self, backend_dir: &str) -> io::Result<Image> {
+        let ask = Ask::OpenImage {
+            backend_dir: backend_dir.to_owned(),
+        };
+        match self.call(&ask)? {
+            (Answer::Image { read_only }, Some(fd)) => Ok(Image { fd, read_only }),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+impl DeviceFiles for Link {
+    fn evtchn(&self) -> io::Result<OwnedFd> {
+        self.device(Device::Evtchn)
+    }
+
+    fn gntdev(&self) -> io::Result<OwnedFd> {
+        self.device(Device::Gntdev)
+    }
+
+    fn gntalloc(&self) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn xenbus(&self) -> io::Result<OwnedFd> {
+        self.device(Device::Xenbus)
+    }
+}
+
+/// Images as the supervisor opens them.
+#[derive(Debug)]
+pub(super) struct FromSupervisor(pub(super) std::sync::Arc<Link>);
+
+impl Images for FromSupervisor {
+    fn open(&mut self, backend_dir: &str) -> Result<Image, DiskError> {
+        Ok(self.0.image(backend_dir)?)
+    }
+}
+
+/// The domain that an [`Identity`] names.
+impl Identity {
+    /// Its number.
+    pub(super) const fn domid(&self) -> DomId {
+        DomId::new(self.domid)
+    }
+}
