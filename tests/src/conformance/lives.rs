@@ -5,7 +5,7 @@ use ringfence_core::platform::{Access, Channel, Granted, Platform};
 use ringfence_core::store::{Store, WatchEvent};
 
 use super::evtchn::connect;
-use super::world::{Lives, Who, domids, next_event};
+use super::world::{Lives, Who, domids, next_event, observes, until};
 
 pub(super) fn d1<W: Lives>(world: &mut W) {
     let (a, [a_id, b_id, _]) = (world.domain(Who::A), domids(world));
@@ -22,7 +22,9 @@ pub(super) fn d1<W: Lives>(world: &mut W) {
     ours.notify().expect("nobody is there, and that is fine");
     let again = world.domain(Who::B).bind(a_id, ours.port());
     let again = again.expect("the port is unbound again");
-    page.try_revoke().expect("the mapping has ended");
+    if observes(world) {
+        page.try_revoke().expect("the mapping has ended");
+    }
     // What the dead process held is dropped late here, and must do nothing.
     drop((mapping, theirs));
     world.settle();
@@ -32,6 +34,9 @@ pub(super) fn d1<W: Lives>(world: &mut W) {
 }
 
 pub(super) fn d2<W: Lives>(world: &mut W) {
+    if !world.domain(Who::A).capabilities().outlives_process {
+        return d2_ends(world);
+    }
     let (b, [a_id, b_id, _]) = (world.domain(Who::B), domids(world));
     let page = world.domain(Who::A).alloc(b_id, Access::ReadWrite);
     let page = page.expect("a page");
@@ -70,6 +75,36 @@ pub(super) fn d2<W: Lives>(world: &mut W) {
     drop(mapping);
     world.settle();
     page.try_revoke().expect("unmapped");
+}
+
+/// Contract D2 where nothing outlives a process.
+fn d2_ends<W: Lives>(world: &mut W) {
+    let (b, [a_id, b_id, _]) = (world.domain(Who::B), domids(world));
+    let page = world.domain(Who::A).alloc(b_id, Access::ReadWrite);
+    let page = page.expect("a page");
+    page.write(0, b"before");
+    let refs = [page.grant_ref()];
+    let mapping = b.map(a_id, &refs, Access::ReadWrite).expect("mapped");
+    let (ours, theirs) = connect(world);
+    let port = ours.port();
+    world.kill(Who::A);
+    drop((page, ours));
+    world.settle();
+    // The peer keeps what it has mapped, and nobody else gets that page.
+    let mut bytes = [0; 6];
+    mapping.read(0, &mut bytes);
+    assert_eq!(&bytes, b"before");
+    theirs.notify().expect("nobody is there, and that is fine");
+    until(world, "the port is closed", || b.bind(a_id, port).is_err());
+    drop(mapping);
+    until(world, "the page is granted no more", || {
+        b.map(a_id, &refs, Access::ReadOnly).is_err()
+    });
+    // The next process starts with nothing.
+    let a = world.domain(Who::A);
+    let page = a.alloc(b_id, Access::ReadWrite).expect("a page");
+    page.read(0, &mut bytes);
+    assert_eq!(bytes, [0; 6]);
 }
 
 pub(super) fn d3<W: Lives>(world: &mut W) {

@@ -3,7 +3,7 @@
 use ringfence_core::platform::{Channel, Platform};
 use ringfence_core::store::{Store, WatchEvent, domain_path, join};
 use ringfence_core::{DomId, EvtchnPort, GrantRef};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One of the three domains that a world has for the suite. None of them is dom0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,6 +83,23 @@ pub(super) fn next_event<S: Store>(store: &mut S) -> Option<WatchEvent> {
             .expect("the store works");
     }
     None
+}
+
+/// Whether the platform sees its peers' mappings, so that a page can be revoked.
+pub(super) fn observes<W: World>(world: &W) -> bool {
+    world.domain(Who::A).capabilities().observes_mappings
+}
+
+/// Waits for what a system does in its own time, ten seconds at most.
+pub(super) fn until<W: World>(world: &W, what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        world.settle();
+        if holds() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within 10 s");
+    }
 }
 
 /// The suite's three domains and a page or a port between two of them say little without their numbers.
