@@ -146,9 +146,10 @@ const fn closed(view: &BackView, leaving: bool, retiring: bool) -> BackAction {
     match (view.held, view.peer) {
         (Held::Busy, _) => BackAction::Drain,
         (Held::Idle, _) => BackAction::Disconnect,
-        // A frontend that is gone does not come again under this directory's name.
         (Held::Nothing, _) if view.keeper && !view.online => BackAction::Erase,
-        (Held::Nothing, Peer::Missing) if view.keeper => BackAction::Erase,
+        // A frontend whose directory is gone does not come again. What is missing in another's home cannot be told from what is
+        // not for us.
+        (Held::Nothing, Peer::Missing | Peer::Denied) if view.keeper => BackAction::Erase,
         (Held::Nothing, _) if leaving => BackAction::Remove,
         (Held::Nothing, Peer::State(S::Initialising)) if !retiring => BackAction::Reinitialise,
         (Held::Nothing, _) => BackAction::Wait,

@@ -30,10 +30,17 @@ struct World {
     removed: bool,
     /// And its directory with it.
     erased: bool,
-    /// The frontend's directory is gone, and the frontend with it.
-    gone: bool,
+    /// The frontend's directory is gone, and the frontend with it: what is seen of it then.
+    gone: Option<Gone>,
     /// Things that can still go wrong.
     trouble: u8,
+}
+
+/// How a directory that is gone looks: it depends on the one above it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Gone {
+    Missing,
+    Denied,
 }
 
 const START: World = World {
@@ -48,7 +55,7 @@ const START: World = World {
     keeper: false,
     removed: false,
     erased: false,
-    gone: false,
+    gone: None,
     trouble: 3,
 };
 
@@ -75,10 +82,10 @@ impl World {
         }
         let view = BackView {
             own: self.back,
-            peer: if self.gone {
-                Peer::Missing
-            } else {
-                Peer::State(self.front)
+            peer: match self.gone {
+                Some(Gone::Missing) => Peer::Missing,
+                Some(Gone::Denied) => Peer::Denied,
+                None => Peer::State(self.front),
             },
             online: self.online,
             ready: self.ready,
@@ -100,7 +107,10 @@ impl World {
             }
             BackAction::Remove => (self.removed, self.back_held) = (true, 0),
             BackAction::Erase => {
-                assert!(!self.online || self.gone, "taken from a guest: {self:?}");
+                assert!(
+                    !self.online || self.gone.is_some(),
+                    "taken from a guest: {self:?}"
+                );
                 assert_eq!(self.back_held, 0, "erased while held: {self:?}");
                 (self.removed, self.erased) = (true, true);
             }
@@ -114,7 +124,7 @@ impl World {
     }
 
     fn front_step(mut self, class: Class) -> Option<Self> {
-        if self.gone {
+        if self.gone.is_some() {
             return None;
         }
         let view = FrontView {
@@ -202,13 +212,13 @@ impl World {
                 ..next
             },
         ];
-        if !self.gone {
+        if self.gone.is_none() {
             // The guest's domain was destroyed, or it removed its own directory.
-            all.push(Self {
+            all.extend([Gone::Missing, Gone::Denied].map(|gone| Self {
                 front_held: 0,
-                gone: true,
+                gone: Some(gone),
                 ..next
-            });
+            }));
         }
         if !self.removed {
             if self.back != Closed {
@@ -231,7 +241,7 @@ impl World {
     /// Where they may rest.
     fn good(&self, class: Class) -> bool {
         let both_held_nothing = self.back_held == 0 && self.front_held == 0;
-        if self.gone {
+        if self.gone.is_some() {
             // A device that never connected waits for its frontend, as it may just not be there yet.
             let over = self.back == Closed && self.removed == (self.keeper || !self.online);
             return both_held_nothing
@@ -298,7 +308,7 @@ fn settle(class: Class, world: World, known: &mut HashMap<World, bool>, rests: &
             assert!(world.good(class), "{class:?} rests at {world:?}");
             rests.insert(Rest {
                 back: world.back,
-                front: (!world.gone).then_some(world.front),
+                front: world.gone.is_none().then_some(world.front),
                 erased: world.erased,
             });
         }

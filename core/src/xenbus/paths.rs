@@ -108,7 +108,7 @@ pub fn fatal<S: Store>(
     told
 }
 
-/// Removes a device's directory, and the one above it if nothing else is there: `.../<front>` of a backend's
+/// Removes a device's directory, and the one above it if nothing else is there and we may: `.../<front>` of a backend's
 /// `.../<front>/<device>`. That it is gone already is no failure.
 ///
 /// # Errors
@@ -124,10 +124,13 @@ pub fn erase<S: Store>(store: &mut S, dir: &str) -> Result<(), StoreError> {
         };
         let mut names = [0; 512];
         // What has more names than fit is not empty.
-        match store.directory(tx, above, &mut names).map(Iterator::count) {
-            Ok(0) => store.rm(tx, above),
-            Ok(_) | Err(StoreError::Missing | StoreError::TooLong { .. }) => Ok(()),
-            Err(error) => Err(error),
+        let alone = store.directory(tx, above, &mut names).map(Iterator::count);
+        match alone.and_then(|count| match count {
+            0 => store.rm(tx, above),
+            _ => Ok(()),
+        }) {
+            Err(StoreError::Missing | StoreError::Denied | StoreError::TooLong { .. }) => Ok(()),
+            result => result,
         }
     })
 }

@@ -8,7 +8,7 @@ pub use guest::{Guest, read, request, write};
 
 use std::time::Duration;
 
-use ringfence_blkback::service::{Look, Service};
+use ringfence_blkback::service::{Look, Polled, Service, Toolstack};
 use ringfence_core::DomId;
 use ringfence_core::store::{Perm, Store, StoreExt, Tx, domain_path, join};
 use ringfence_core::xenbus::{Class, paths};
@@ -47,11 +47,17 @@ impl Rig {
 
     /// The same in a world that is there already.
     pub fn on(world: World) -> Self {
+        Self::served(world, Toolstack::HOSTED)
+    }
+
+    /// The same with devices that this toolstack makes.
+    pub fn served(world: World, kind: Toolstack) -> Self {
         let mut toolstack = world.store(DomId::DOM0);
         // A service borrows its platform for as long as it runs: here, as long as the test.
         let back: &'static Sim = Box::leak(Box::new(world.domain(BACK)));
         let disks = RecordingDisks::default();
-        let service = Service::new(back, back.store(), disks.clone(), Default::default());
+        let (store, polled) = (back.store(), Polled);
+        let service = Service::with_toolstack(back, store, disks.clone(), polled, kind);
         let service = service.expect("a watch");
         // Where a backend says what went wrong; the toolstack makes it with the domain.
         let errors = join(&domain_path(BACK), "error").expect("a short path");
@@ -85,6 +91,11 @@ impl Rig {
             }
         }
         panic!("the backend does not come to rest");
+    }
+
+    /// A guest whose disk has no nodes yet.
+    pub fn guest(&self, front: u16, vdev: u32) -> Guest {
+        Guest::new(&self.world, DomId::new(front), vdev)
     }
 
     /// A guest with a new disk, as the toolstack makes them. Not connected.
