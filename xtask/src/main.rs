@@ -7,6 +7,7 @@ mod ci;
 mod counts;
 mod demo;
 mod fuzz;
+mod lab;
 mod libtest;
 mod licences;
 mod no_std;
@@ -36,6 +37,8 @@ enum Command {
     Licences,
     /// Measure, with the peers in the same run
     Bench(bench::Options),
+    /// Boot the real Xen under QEMU and run the scenarios of tests/lab there
+    Lab(lab::Options),
     /// Fuzz the parsers
     Fuzz(fuzz::Options),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Ci => ci::run(),
         Command::Licences => licences::run(),
         Command::Bench(options) => bench::run(&options),
+        Command::Lab(options) => lab::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
     };
     match result {

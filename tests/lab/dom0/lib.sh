@@ -1,0 +1,181 @@
+# Functions for scenarios in dom0. A scenario is a shell with `set -e`: the first command that fails ends it.
+console=/var/log/xen/console
+
+# seconds: since dom0's start
+seconds() { cut -d. -f1 /proc/uptime; }
+
+# until_true SECONDS COMMAND...: repeats it until it succeeds
+until_true() {
+  local -; set +x
+  local end=$(( $(seconds) + $1 )); shift
+  until "$@" >/dev/null 2>&1; do
+    [ $(seconds) -lt $end ] || { echo "not within the time: $*"; return 1; }
+    usleep 100000
+  done
+}
+
+# skip WHY: this scenario cannot run here
+skip() { echo "$*" >/run/skip; exit 0; }
+
+# fail WHY: ends it
+fail() { local -; set +x; echo "FAILED: $*"; exit 1; }
+
+# disk_image NAME MIB: an empty image on a file system that can do direct I/O; prints its path
+disk_image() {
+  grep -q ' /images ' /proc/mounts || {
+    modprobe brd rd_nr=2 rd_size=786432
+    modprobe ext4
+    mke2fs -q -t ext4 -O ^has_journal -E lazy_itable_init=1 /dev/ram0 >&2
+    mkdir -p /images; mount /dev/ram0 /images
+  } </dev/null >&2
+  rm -f /images/$1; truncate -s ${2}M /images/$1
+  echo /images/$1
+}
+
+# linux_blkback: the kernel's own backend serves `disk=["phy:..."]`
+linux_blkback() { modprobe xen-blkback; }
+
+# ringfence_backend [ARGUMENT...]: ours serves disks with script=block-ringfence; its output is /run/ringfence.log
+ringfence_backend() {
+  ! grep -q '^xen_blkback ' /proc/modules || rmmod xen-blkback
+  ringfence driver-domain --platform xen "$@" >/run/ringfence.log 2>&1 &
+  backend=$!
+  until_true 30 grep -q '"ready"' /run/ringfence.log || { cat /run/ringfence.log; return 1; }
+}
+
+# disk IMAGE VDEV [rw|ro]: a disk of ours in xl's words
+disk() { echo "format=raw,vdev=$2,access=${3:-rw},backendtype=phy,script=block-ringfence,target=$1"; }
+
+# guest_config NAME [DISK...]: xl's configuration. From the environment: type, memory, vcpus, extra (kernel
+# arguments), config (more lines)
+guest_config() {
+  local name=$1 list= d; shift
+  for d; do list="$list'$d',"; done
+  cat <<EOF
+name="$name"
+type="${type:-pv}"
+memory=${memory:-256}
+vcpus=${vcpus:-1}
+kernel="/lab/vmlinux"
+ramdisk="/lab/guest.cpio"
+extra="console=hvc0 quiet loglevel=4 panic=1 ${extra:-}"
+on_crash="destroy"
+on_reboot="destroy"
+disk=[$list]
+${config:-}
+EOF
+}
+
+# guest NAME [DISK...]: creates it and waits until it takes commands
+guest() {
+  guest_config "$@" >/tmp/$1.cfg
+  xl create -q /tmp/$1.cfg
+  guest_ready $1
+}
+
+# guest_ready NAME [SECONDS]
+guest_ready() { wait_log $1 '^GUEST-READY' ${2:-60}; }
+
+# wait_log NAME PATTERN SECONDS: for a line of the guest's console
+wait_log() { until_true $3 grep -q "$2" $console/guest-$1.log || { guest_log $1 | tail -20; return 1; }; }
+
+# guest_log NAME
+guest_log() { local -; set +x; sed 's/\r//g' $console/guest-$1.log; }
+
+# start_in GUEST COMMAND: gives it to the guest's shell; prints the number that wait_in takes.
+# Commands of one guest run one after the other.
+start_in() {
+  local -; set +x
+  local n=$(( $(cat /run/commands 2>/dev/null || echo 0) + 1 ))
+  echo $n >/run/commands
+  echo "$n $2" >"$(xenstore-read /local/domain/$(xl domid $1)/console/tty)"
+  echo $n
+}
+
+# wait_in GUEST NUMBER SECONDS: shows what the command wrote and succeeds if it did
+wait_in() {
+  local -; set +x
+  until_true $3 grep -q "^GUEST-STATUS $2 " $console/guest-$1.log || { guest_log $1 | tail -20; return 1; }
+  guest_log $1 | sed -n "/^GUEST-COMMAND $2\$/,/^GUEST-STATUS $2 /p" | sed '1d;$d'
+  [ "$(guest_log $1 | sed -n "s/^GUEST-STATUS $2 //p")" = 0 ]
+}
+
+# in_guest GUEST SECONDS COMMAND: runs it there, with the functions of guest/lib.sh
+in_guest() { wait_in $1 $(start_in $1 "$3") $2; }
+
+# guest_off GUEST: shuts it down in order
+guest_off() {
+  local id; id=$(xl domid $1)
+  start_in $1 'poweroff -f' >/dev/null
+  until_true 30 gone $id
+}
+gone() { ! xl list $1; }
+
+# state BACKEND-OR-FRONTEND-DIRECTORY VALUE [SECONDS]: waits for a xenbus state
+state() { until_true ${3:-20} has_state $1 $2; }
+has_state() { [ "$(xenstore-read $1/state)" = $2 ]; }
+
+# same_data IMAGE MIB GUEST DEVICE: the first MIB are the same here and there
+same_data() {
+  local here there
+  here=$(dd if=$1 bs=1M count=$2 2>/dev/null | sha256sum)
+  there=$(in_guest $3 60 "checksum $4 $2")
+  [ "$here" = "$there" ] || fail "$1 is $here, $3 reads $there"
+}
+
+# count_nodes: nodes of domains and their devices in the store
+count_nodes() { xenstore-ls -f / | grep -c -E '^/(local/domain|libxl|vm)/'; }
+
+# count_ports DOMID: its event channels
+count_ports() { lsevtchn $1 | wc -l; }
+
+# count_grants [DOMID]: entries of grant tables that somebody has mapped or is using: of that domain, else of all
+count_grants() {
+  local -; set +x
+  xl debug-keys g
+  until_true 10 grants_printed
+  xl dmesg -c | awk -v want="${1:-}" '
+    /gnttab_usage_print_all \[/ { n = 0 }
+    /grant-table for remote d/ { sub(/.*remote d/, ""); d = $0 + 0 }
+    /\[ *(0x)?[0-9a-f]+\] +d?[0-9]+ 0x/ { if (want == "" || d == want) n++ }
+    END { print n + 0 }'
+}
+grants_printed() { xl dmesg | grep -q 'gnttab_usage_print_all ] done'; }
+
+# strangers: sets `strangers` to the processes of user space that were not there before the first scenario
+strangers() {
+  local p comm; strangers=
+  for p in /proc/[0-9]*; do
+    p=${p#/proc/}
+    [ -e /proc/$p/exe ] || continue
+    case $old_processes in *" $p "*) continue ;; esac
+    { read -r comm </proc/$p/comm; } 2>/dev/null || continue
+    case $comm in tail | awk | usleep) continue ;; esac   # what follows the consoles
+    strangers="$strangers $p"
+  done
+}
+no_strangers() { strangers; [ -z "$strangers" ]; }
+
+# clean_up: no guest, no process of a scenario, no disk
+clean_up() {
+  local -; set +x
+  local d
+  for d in $(xl list | awk 'NR > 1 && $2 > 0 { print $2 }'); do xl destroy $d; done
+  until_true 20 only_dom0 || xl list
+  no_strangers || kill -TERM $strangers 2>/dev/null
+  until_true 5 no_strangers || kill -KILL $strangers 2>/dev/null
+  until_true 20 only_dom0 || report WHY "$(xl list | awk 'NR > 2 { printf "domain %s is left in state %s; ", $2, $5 }')"
+  ! grep -q '^xen_blkback ' /proc/modules || rmmod xen-blkback || :
+  ! grep -q ' /images ' /proc/mounts || { losetup -D 2>/dev/null; rm -f /images/*; }
+  rm -f $console/guest-*.log /tmp/*.cfg /run/followed-* /run/ringfence.log
+}
+only_dom0() { [ $(xl list | wc -l) = 2 ]; }
+
+# diagnose: what one wants to know after a failure
+diagnose() {
+  local -; set +x
+  echo "---- xl list"; xl list
+  echo "---- store"; xenstore-ls -f /local/domain 2>/dev/null | grep -E '/(backend|device/vbd)/'
+  echo "---- dmesg"; dmesg | tail -15
+  [ ! -e /run/ringfence.log ] || { echo "---- ringfence"; tail -20 /run/ringfence.log; }
+}

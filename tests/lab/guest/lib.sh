@@ -1,0 +1,39 @@
+# Functions for commands in a guest.
+
+# wait_disk DEVICE [SECONDS]: until the disk is there
+wait_disk() {
+  local n=0
+  while [ ! -b /dev/$1 ]; do
+    n=$((n+1)); [ $n -le $((${2:-30}*10)) ] || { echo "no disk $1"; return 1; }
+    usleep 100000
+  done
+}
+
+# no_disk DEVICE [SECONDS]: until it is gone
+no_disk() {
+  local n=0
+  while [ -b /dev/$1 ]; do
+    n=$((n+1)); [ $n -le $((${2:-30}*10)) ] || { echo "the disk $1 is still there"; return 1; }
+    usleep 100000
+  done
+}
+
+# fs_make DEVICE, fs_mount DEVICE, fs_check DEVICE: an ext4 on /mnt
+fs_make() { wait_disk $1 && mke2fs -q -t ext4 -F /dev/$1 && echo "made ext4"; }
+fs_mount() { modprobe ext4 && mount -t ext4 /dev/$1 /mnt; }
+fs_check() { e2fsck -f -n /dev/$1; }
+
+# fio_verify FILE MIB [ARGUMENT...]: writes at random in several sizes and reads all of it back
+fio_verify() {
+  local file=$1 size=$2; shift 2
+  fio --name=verify --filename=$file --size=${size}M --rw=randwrite --bsrange=4k-64k --ioengine=libaio --iodepth=16 \
+    --direct=1 --verify=crc32c --do_verify=1 --verify_fatal=1 --randseed=7 --thread --output-format=terse "$@" >/tmp/fio.out 2>&1 ||
+    { cat /tmp/fio.out; return 1; }
+  echo "fio verified $size MiB"
+}
+
+# checksum DEVICE MIB: of its start, past the page cache
+checksum() { dd if=/dev/$1 bs=1M count=$2 iflag=direct 2>/dev/null | sha256sum; }
+
+# random_data DEVICE MIB: fills its start, past the page cache, and flushes
+random_data() { dd if=/dev/urandom bs=1M count=$2 2>/dev/null | dd of=/dev/$1 bs=64k iflag=fullblock oflag=direct conv=fsync 2>/dev/null; }

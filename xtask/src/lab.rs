@@ -1,0 +1,203 @@
+//! `cargo xtask lab`: the real Xen with a real Linux in dom0 and in guests, under QEMU, and scenarios that run there.
+
+mod boot;
+mod cpio;
+mod elf;
+mod fio;
+mod kernel;
+mod layout;
+mod packages;
+mod programs;
+mod qemu;
+mod results;
+mod scenario;
+mod shell;
+mod status;
+mod tree;
+
+use crate::counts::{Counts, target_dir};
+use crate::process::root;
+use anyhow::{Context, Result, bail};
+use boot::{Boot, Verdict};
+use layout::Layout;
+use packages::Cache;
+use results::Results;
+use scenario::{Need, Scenario, When};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Options of `lab`.
+#[derive(clap::Args, Default)]
+pub(crate) struct Options {
+    /// Only these scenarios (`disk_*`: all that begin so), or `shell`: dom0 on this terminal
+    scenarios: Vec<String>,
+    /// Those too that are not part of every run
+    #[arg(long)]
+    all: bool,
+    /// Say which there are, and stop
+    #[arg(long)]
+    list: bool,
+    /// Keep the logs of boots that went well
+    #[arg(long)]
+    keep_logs: bool,
+    /// Write docs/STATUS.md from the results of this and earlier runs of the same commit
+    #[arg(long)]
+    status: bool,
+    /// Take `ringfence` and `lab-peer`, statically linked, from this folder
+    #[arg(long, value_name = "DIR")]
+    bin: Option<PathBuf>,
+}
+
+/// Runs what was chosen; an error if anything failed.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let work = target_dir()?.join("lab");
+    fs::create_dir_all(work.join("logs"))?;
+    let mut all = scenario::read_all(&root().join("tests/lab/scenarios"))?;
+    if options.list {
+        return list(&all);
+    }
+    let cache = Cache::open()?;
+    if options.scenarios == ["shell"] {
+        let layout = Layout::open(&cache, &work)?;
+        let mut programs = scenario::select(all, &[], true)?;
+        programs.retain(|scenario| scenario.needs == [Need::Ringfence]);
+        programs.truncate(1);
+        let initrd = write_initrd(&layout, &programs, options, &work)?;
+        return shell::run_shell(&layout, &initrd);
+    }
+    let only_status = options.status && options.scenarios.is_empty() && !options.all;
+    if only_status {
+        return status::write(&Results::open(&work)?, &root());
+    }
+    all = scenario::select(all, &options.scenarios, options.all)?;
+    let layout = Layout::open(&cache, &work)?;
+    let counts = run_all(&cache, &layout, all, options, &work)?;
+    counts.record("lab")?;
+    if options.status {
+        status::write(&Results::open(&work)?, &root())?;
+    }
+    println!("lab: {counts}");
+    if counts.failed > 0 {
+        bail!(
+            "{} scenarios failed; logs are in {}",
+            counts.failed,
+            work.join("logs").display()
+        );
+    }
+    Ok(())
+}
+
+fn list(all: &[Scenario]) -> Result<()> {
+    for scenario in all {
+        let set = match scenario.when {
+            When::Ci => "ci ",
+            When::All => "all",
+        };
+        println!(
+            "{:<28} {set} {:>4} s  boot {}",
+            scenario.name,
+            scenario.limit.as_secs(),
+            scenario.machine.name
+        );
+        for row in &scenario.shows {
+            println!("    {row}");
+        }
+    }
+    Ok(())
+}
+
+fn run_all(
+    cache: &Cache,
+    layout: &Layout,
+    scenarios: Vec<Scenario>,
+    options: &Options,
+    work: &Path,
+) -> Result<Counts> {
+    let peers = layout.peers()?;
+    let mut results = Results::open(work)?;
+    let mut counts = Counts::default();
+    for (machine, mut waiting) in scenario::boots(scenarios) {
+        // A machine that broke down is started again for those that have not run.
+        for attempt in 1.. {
+            if waiting.is_empty() {
+                break;
+            }
+            let initrd = write_initrd(layout, &waiting, options, work)?;
+            let log = work.join(format!("logs/{}-{attempt}.log", machine.name));
+            let before = counts.failed;
+            let mut noted = Ok(());
+            let mut ended = Vec::new();
+            {
+                let _lock = cache.lock("boot.lock")?;
+                println!(
+                    "boot {}: {} scenarios, log {}",
+                    machine.name,
+                    waiting.len(),
+                    log.display()
+                );
+                Boot::start(layout, &machine, &initrd, &log)?.follow(
+                    &waiting,
+                    |name, verdict, took| {
+                        println!(
+                            "  {name:<28} {} ({:.1} s)",
+                            words(&verdict),
+                            took.as_secs_f32()
+                        );
+                        counts += count(&verdict);
+                        if let Some(scenario) = waiting.iter().find(|s| s.name == name)
+                            && noted.is_ok()
+                        {
+                            noted = results.add(scenario, &verdict, took, &peers);
+                        }
+                        ended.push(name.to_owned());
+                    },
+                )?;
+            }
+            noted?;
+            if ended.is_empty() {
+                bail!(
+                    "the boot {} ended before anything ran, see {}",
+                    machine.name,
+                    log.display()
+                );
+            }
+            waiting.retain(|scenario| !ended.contains(&scenario.name));
+            fs::remove_file(&initrd)?;
+            if counts.failed == before && !options.keep_logs {
+                fs::remove_file(&log)?;
+            }
+        }
+    }
+    Ok(counts)
+}
+
+fn write_initrd(
+    layout: &Layout,
+    scenarios: &[Scenario],
+    options: &Options,
+    work: &Path,
+) -> Result<PathBuf> {
+    let path = work.join(format!("initrd-{}", std::process::id()));
+    let archive = layout.dom0(scenarios, options.bin.as_deref())?;
+    fs::write(&path, archive).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+fn words(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Passed => "passed".to_owned(),
+        Verdict::Failed(why) => format!("FAILED: {why}"),
+        Verdict::Skipped(why) => format!("SKIP {why}"),
+    }
+}
+
+fn count(verdict: &Verdict) -> Counts {
+    match verdict {
+        Verdict::Passed => Counts::one(true),
+        Verdict::Failed(_) => Counts::one(false),
+        Verdict::Skipped(_) => Counts {
+            skipped: 1,
+            ..Counts::default()
+        },
+    }
+}

@@ -1,0 +1,108 @@
+//! What runs have shown: `lab/results.json` in the target folder, one entry per scenario, the newest.
+
+use super::boot::Verdict;
+use super::scenario::Scenario;
+use crate::process::{output_of, root};
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// The entries of runs of the same commit; those of others go when something is added.
+pub(crate) struct Results {
+    path: PathBuf,
+    commit: String,
+    scenarios: Map<String, Value>,
+}
+
+impl Results {
+    /// Reads what is there.
+    pub(crate) fn open(work: &Path) -> Result<Self> {
+        let commit = output_of(
+            Command::new("git")
+                .current_dir(root())
+                .args(["rev-parse", "HEAD"]),
+        )?;
+        let commit = commit.trim().to_owned();
+        let path = work.join("results.json");
+        let old: Value = fs::read(&path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        let same = old["commit"] == Value::String(commit.clone());
+        let scenarios = match old["scenarios"].as_object() {
+            Some(scenarios) if same => scenarios.clone(),
+            _ => Map::new(),
+        };
+        Ok(Self {
+            path,
+            commit,
+            scenarios,
+        })
+    }
+
+    /// Notes how a scenario went, at once: an interrupted run keeps what it has.
+    pub(crate) fn add(
+        &mut self,
+        scenario: &Scenario,
+        verdict: &Verdict,
+        took: Duration,
+        peers: &[(&'static str, String)],
+    ) -> Result<()> {
+        let (outcome, why) = match verdict {
+            Verdict::Passed => ("passed", None),
+            Verdict::Failed(why) => ("failed", Some(why)),
+            Verdict::Skipped(why) => ("skipped", Some(why)),
+        };
+        let peers: Map<String, Value> = peers
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), json!(v)))
+            .collect();
+        let entry = json!({
+            "outcome": outcome,
+            "why": why,
+            "seconds": (took.as_secs_f64() * 10.0).round() / 10.0,
+            "shows": scenario.shows,
+            "peers": peers,
+        });
+        self.scenarios.insert(scenario.name.clone(), entry);
+        let all = json!({ "commit": self.commit, "scenarios": self.scenarios });
+        let text = serde_json::to_string_pretty(&all)?;
+        fs::write(&self.path, text).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// Scenario, outcome, rows and versions.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        self.scenarios.iter().flat_map(|(name, entry)| {
+            let outcome = entry["outcome"].as_str().unwrap_or_default();
+            entry["shows"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(move |row| {
+                    let (peer, feature) = row.as_str()?.split_once(": ")?;
+                    Some(Row {
+                        scenario: name,
+                        outcome,
+                        peer,
+                        feature,
+                    })
+                })
+        })
+    }
+
+    /// Versions of the peers, as the last run had them.
+    pub(crate) fn peers(&self) -> Option<&Map<String, Value>> {
+        self.scenarios.values().next_back()?["peers"].as_object()
+    }
+}
+
+/// One thing that one scenario was to show.
+pub(crate) struct Row<'a> {
+    pub(crate) scenario: &'a str,
+    pub(crate) outcome: &'a str,
+    pub(crate) peer: &'a str,
+    pub(crate) feature: &'a str,
+}
