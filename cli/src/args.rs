@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::disk::DiskSpec;
+use crate::guest::arg::DiskArg;
+use crate::guest::verify::VerifySpec;
 
 /// Xen's split drivers, with domains as processes.
 #[derive(Debug, Parser)]
@@ -131,11 +133,11 @@ pub enum Restart {
 /// `guest`
 #[derive(Clone, Debug, Args)]
 pub struct Guest {
-    /// The domain's name
-    pub name: String,
-    /// A disk as xl or xm write it; may be given several times
+    /// The domain's name; none with --platform xen, where the toolstack gave it one
+    pub name: Option<String>,
+    /// A disk as xl or xm write it; with --platform xen the name of one to wait for, e.g. xvda; may be given several times
     #[arg(long = "disk", value_name = "DISK")]
-    pub disks: Vec<DiskSpec>,
+    pub disks: Vec<DiskArg>,
     /// What it does
     #[command(flatten)]
     pub work: GuestWork,
@@ -145,14 +147,20 @@ pub struct Guest {
 #[derive(Clone, Debug, Args)]
 pub struct GuestWork {
     /// Copy one disk to another and read both back, e.g. xvda=xvdb
-    #[arg(long, value_name = "FROM=TO", conflicts_with = "nbd_export")]
+    #[arg(long, value_name = "FROM=TO", conflicts_with_all = ["nbd_export", "verify"])]
     pub copy: Option<String>,
-    /// Requests in flight while copying
+    /// Overwrite a disk with a pattern at random places while reading, flush, and read all of it back: DISK, DISK,10s or DISK,64M
+    #[arg(long, value_name = "DISK[,UNTIL]", conflicts_with = "nbd_export")]
+    pub verify: Option<VerifySpec>,
+    /// What the pattern and the places of --verify are made from [default: another each time]
+    #[arg(long, requires = "verify")]
+    pub seed: Option<u64>,
+    /// Requests in flight while copying or verifying
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=32))]
     pub depth: u16,
-    /// Serve a disk over NBD on a Unix socket, e.g. xvda=/path/to.sock
+    /// Serve a disk over NBD on a Unix socket, e.g. xvda=/path/to.sock, also one that is attached later; may be given several times
     #[arg(long = "nbd-export", value_name = "VDEV=SOCKET")]
-    pub nbd_export: Option<String>,
+    pub nbd_export: Vec<String>,
 }
 
 /// `xenstore`

@@ -12,6 +12,7 @@ use ringfence_hosted::admin::{Client, DomainKind, Exit, NewDomain, RestartPolicy
 use crate::args::{DriverDomain, Guest, Restart};
 use crate::backend::{self, ProbeTargets};
 use crate::block;
+use crate::guest::arg::DiskArg;
 use crate::signals::Stop;
 
 /// Makes a driver domain and waits for its end; gives the status to exit with.
@@ -56,12 +57,29 @@ pub fn driver_domain(run_dir: &RunDir, wanted: &DriverDomain) -> Result<u8> {
 /// # Errors
 /// What the broker or a backend said; the guest is destroyed then.
 pub fn guest(run_dir: &RunDir, wanted: &Guest) -> Result<u8> {
+    let name = wanted
+        .name
+        .as_deref()
+        .context("guest: a domain of the broker's needs a NAME")?;
+    let disks = wanted
+        .disks
+        .iter()
+        .map(DiskArg::attach)
+        .collect::<Result<Vec<_>, _>>()?;
     let mut argv = vec!["domain-main".to_owned(), "guest".into()];
-    for disk in &wanted.disks {
+    for disk in &disks {
         argv.push(format!("--vdev={}={}", disk.vdev_name, disk.vdev.get()));
     }
     argv.push(format!("--depth={}", wanted.work.depth));
     argv.extend(wanted.work.copy.iter().map(|copy| format!("--copy={copy}")));
+    argv.extend(
+        wanted
+            .work
+            .verify
+            .iter()
+            .map(|spec| format!("--verify={spec}")),
+    );
+    argv.extend(wanted.work.seed.iter().map(|seed| format!("--seed={seed}")));
     argv.extend(
         wanted
             .work
@@ -72,15 +90,9 @@ pub fn guest(run_dir: &RunDir, wanted: &Guest) -> Result<u8> {
     let client = Client::connect(run_dir)?;
     // From here on a signal is the domain's.
     let stop = Stop::install().context("cannot catch signals")?;
-    let domid = create(
-        &client,
-        &wanted.name,
-        DomainKind::Guest,
-        argv,
-        RestartPolicy::Never,
-    )?;
-    for disk in &wanted.disks {
-        if let Err(error) = block::attach(&client, &wanted.name, disk) {
+    let domid = create(&client, name, DomainKind::Guest, argv, RestartPolicy::Never)?;
+    for disk in disks {
+        if let Err(error) = block::attach(&client, name, disk) {
             // The guest may have ended by itself meanwhile.
             let _ = client.destroy_domain(&domid.to_string());
             return Err(error);

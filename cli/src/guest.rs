@@ -1,64 +1,51 @@
-//! What a guest's process does: connects its disks, then copies, exports, or waits.
+//! What a guest does: connects its disks, then copies, exports, verifies, or waits.
 
+pub mod arg;
 pub mod copy;
 pub mod device;
-pub mod hotplug;
+pub mod disks;
+mod export;
+pub mod verify;
+pub mod world;
 
-use std::cell::RefCell;
 use std::os::fd::AsFd;
-use std::path::Path;
-use std::rc::Rc;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
-use ringfence_core::platform::Platform;
+use anyhow::{Context, Result, anyhow};
+use ringfence_core::platform::Platform as _;
+use ringfence_core::wire::vbd::Vdev;
 use ringfence_hosted::Hosted;
 
 use crate::args::GuestWork;
-use crate::nbd::{Listener, Server};
 use crate::signals::Stop;
 use copy::{Counts, copy};
-use device::{Control, Cost, GuestDisk};
+use device::{Cost, GuestDisk};
+use disks::{Disks, Shared};
+use export::ExportSpec;
+use verify::{Verifier, VerifySpec};
+use world::World;
 
-/// The process of a guest.
+/// The process of a hosted guest; gives the status to exit with.
 ///
 /// # Errors
 /// A disk cannot be connected or fails.
-pub fn run(vdevs: &[String], work: &GuestWork) -> Result<()> {
+pub fn run(vdevs: &[String], work: &GuestWork) -> Result<u8> {
     let stop = Stop::install().context("cannot catch signals")?;
     let (platform, store) = Hosted::inherited()?;
-    if work.copy.is_none() && work.nbd_export.is_none() {
-        crate::say(&serde_json::json!({ "ready": identity(&platform) }));
-        return hotplug::run(&platform, store, &stop);
-    }
-    let guest = Guest {
-        control: Control::new(store),
-        platform,
-    };
+    let identity = serde_json::json!({
+        "pid": std::process::id(),
+        "domid": platform.domid().get(),
+        "name": platform.name(),
+    });
     let vdevs = vdevs
         .iter()
-        .map(|text| vdev(text))
+        .map(|text| named(text))
         .collect::<Result<Vec<_>>>()?;
-    if let Some(pair) = &work.copy {
-        let (from, to) = pair
-            .split_once('=')
-            .with_context(|| format!("--copy '{pair}': expected FROM=TO"))?;
-        return guest.copy(
-            guest.connect(&vdevs, from)?,
-            guest.connect(&vdevs, to)?,
-            work.depth,
-        );
-    }
-    if let Some(export) = &work.nbd_export {
-        let (name, socket) = export
-            .split_once('=')
-            .with_context(|| format!("--nbd-export '{export}': expected VDEV=SOCKET"))?;
-        return guest.export(guest.connect(&vdevs, name)?, Path::new(socket), &stop);
-    }
-    Ok(())
+    let disks = Disks::new(platform, store)?;
+    Guest::new(disks, vdevs, identity, &stop).work(work)
 }
 
-fn vdev(text: &str) -> Result<(String, u32)> {
+fn named(text: &str) -> Result<(String, u32)> {
     let (name, number) = text
         .split_once('=')
         .with_context(|| format!("--vdev '{text}': expected NAME=NUMBER"))?;
@@ -68,25 +55,88 @@ fn vdev(text: &str) -> Result<(String, u32)> {
     ))
 }
 
-fn identity(platform: &Hosted) -> serde_json::Value {
-    serde_json::json!({ "pid": std::process::id(), "domid": platform.domid().get(), "name": platform.name() })
+/// A guest with its disks, in whichever world.
+pub(crate) struct Guest<'a, P: World> {
+    disks: Shared<P>,
+    /// The disks of the command line, by name and number.
+    named: Vec<(String, u32)>,
+    /// Who we are, for those who started us.
+    identity: serde_json::Value,
+    stop: &'a Stop,
 }
 
-struct Guest {
-    platform: Hosted,
-    control: Rc<RefCell<Control>>,
-}
-
-impl Guest {
-    fn connect(&self, vdevs: &[(String, u32)], name: &str) -> Result<GuestDisk> {
-        let Some((name, number)) = vdevs.iter().find(|(known, _)| known == name) else {
-            let known: Vec<_> = vdevs.iter().map(|(name, _)| name.as_str()).collect();
-            bail!("no disk '{name}': there are {}", known.join(", "));
-        };
-        GuestDisk::connect(&self.platform, &self.control, *number, name)
+impl<'a, P: World> Guest<'a, P> {
+    pub(crate) fn new(
+        disks: Shared<P>,
+        named: Vec<(String, u32)>,
+        identity: serde_json::Value,
+        stop: &'a Stop,
+    ) -> Self {
+        Self {
+            disks,
+            named,
+            identity,
+            stop,
+        }
     }
 
-    fn copy(&self, mut from: GuestDisk, mut to: GuestDisk, depth: u16) -> Result<()> {
+    /// Does what there is to do, then closes every disk. Gives the status to exit with.
+    pub(crate) fn work(&self, work: &GuestWork) -> Result<u8> {
+        let status = if let Some(pair) = &work.copy {
+            self.copy(pair, work.depth)?
+        } else if let Some(spec) = &work.verify {
+            self.verify(spec, work)?
+        } else if work.nbd_export.is_empty() {
+            crate::say(&serde_json::json!({ "ready": self.identity }));
+            self.disks.borrow_mut().run(self.stop.as_fd())?;
+            0
+        } else {
+            let exports = work
+                .nbd_export
+                .iter()
+                .map(|text| self.export_spec(text))
+                .collect::<Result<Vec<_>>>()?;
+            export::run(self, exports)?;
+            0
+        };
+        self.disks.borrow_mut().close()?;
+        Ok(status)
+    }
+
+    /// The number of a disk: of the command line's, or of its name.
+    fn number(&self, name: &str) -> Result<u32> {
+        if let Some((_, number)) = self.named.iter().find(|(known, _)| known == name) {
+            return Ok(*number);
+        }
+        let vdev: Vdev = name
+            .parse()
+            .map_err(|error| anyhow!("disk '{name}': {error}"))?;
+        Ok(vdev.get())
+    }
+
+    fn export_spec(&self, text: &str) -> Result<ExportSpec> {
+        let (name, socket) = text
+            .split_once('=')
+            .with_context(|| format!("--nbd-export '{text}': expected VDEV=SOCKET"))?;
+        Ok(ExportSpec {
+            name: name.to_owned(),
+            vdev: self.number(name)?,
+            socket: socket.into(),
+        })
+    }
+
+    /// Waits for a disk; `None` when it is time to end.
+    fn connect(&self, name: &str) -> Result<Option<GuestDisk<P>>> {
+        GuestDisk::connect(&self.disks, self.number(name)?, name, self.stop.as_fd())
+    }
+
+    fn copy(&self, pair: &str, depth: u16) -> Result<u8> {
+        let (from, to) = pair
+            .split_once('=')
+            .with_context(|| format!("--copy '{pair}': expected FROM=TO"))?;
+        let (Some(mut from), Some(mut to)) = (self.connect(from)?, self.connect(to)?) else {
+            return Ok(0);
+        };
         let mut shown = 0;
         let mut progress = |done: u64, whole: u64| {
             let percent = (done * 100).checked_div(whole).unwrap_or(100);
@@ -99,11 +149,11 @@ impl Guest {
         let counts: Counts = copy(&mut from, &mut to, usize::from(depth), &mut progress)?;
         let seconds = start.elapsed().as_secs_f64();
         let (one, other): (Cost, Cost) = (from.cost(), to.cost());
-        from.close()?;
-        to.close()?;
+        from.give_back();
+        to.give_back();
         crate::say(&serde_json::json!({ "copied": {
-            "pid": std::process::id(),
-            "domid": self.platform.domid().get(),
+            "pid": self.identity.get("pid"),
+            "domid": self.identity.get("domid"),
             "sandbox": "none: a guest is the user's own program",
             "depth": counts.in_flight,
             "requests": counts.requests,
@@ -112,16 +162,42 @@ impl Guest {
             "notifications": one.notifications + other.notifications,
             "syscalls": one.syscalls + other.syscalls + counts.polls,
         }}));
-        Ok(())
+        Ok(0)
     }
 
-    fn export(&self, disk: GuestDisk, socket: &Path, stop: &Stop) -> Result<()> {
-        let name = disk.name().to_owned();
-        let mut server = Server::new(Listener::bind(socket)?, &name, disk);
-        crate::say(
-            &serde_json::json!({ "ready": identity(&self.platform), "nbd": socket, "export": name }),
-        );
-        server.run(stop.as_fd())?;
-        server.into_blocks().close()
+    fn verify(&self, spec: &VerifySpec, work: &GuestWork) -> Result<u8> {
+        let Some(mut disk) = self.connect(&spec.disk)? else {
+            return Ok(0);
+        };
+        let start = Instant::now();
+        let seed = work.seed.unwrap_or_else(verify::any_seed);
+        let mut verifier = Verifier::new(&mut disk, seed, usize::from(work.depth))?;
+        let outcome = verifier.run(spec.until, self.stop.as_fd());
+        let report = verifier.report();
+        let seconds = start.elapsed().as_secs_f64();
+        let cost = disk.cost();
+        disk.give_back();
+        let failed = outcome.as_ref().err().map(ToString::to_string);
+        let good = failed.is_none() && report.mismatches == 0 && report.failed == 0;
+        crate::say(&serde_json::json!({ "verified": {
+            "disk": spec.disk,
+            "seed": seed,
+            "good": good,
+            "writes": report.writes,
+            "reads": report.reads,
+            "flushes": report.flushes,
+            "bytes_written": report.bytes_written,
+            "bytes_read": report.bytes_read,
+            "blocks": report.blocks,
+            "mismatches": report.mismatches,
+            "first_mismatch": report.first_mismatch,
+            "failed": report.failed,
+            "aborted": report.aborted,
+            "in_flight": report.in_flight,
+            "error": failed,
+            "seconds": seconds,
+            "notifications": cost.notifications,
+        }}));
+        Ok(u8::from(!good))
     }
 }

@@ -39,11 +39,10 @@ fn run(cli: &Cli) -> Result<u8> {
                     Platform::Hosted => backend::run,
                     Platform::Xen => xen::backend::run,
                 };
-                run(options, targets.as_ref())
+                run(options, targets.as_ref()).map(|()| 0)
             }
             DomainMain::Guest { vdevs, work } => guest::run(vdevs, work),
-        }
-        .map(|()| 0);
+        };
     }
     if cli.platform == Platform::Xen {
         return xen::run(cli);

@@ -65,6 +65,8 @@ struct Side<'a, B> {
     name: &'static str,
     blocks: &'a mut B,
     open: HashMap<u64, (u64, u32)>,
+    /// What the end of a connection left undone, and is to be done again.
+    redo: VecDeque<(u64, u32)>,
     next_job: u64,
 }
 
@@ -74,6 +76,7 @@ impl<'a, B: Blocks> Side<'a, B> {
             name,
             blocks,
             open: HashMap::new(),
+            redo: VecDeque::new(),
             next_job: 0,
         }
     }
@@ -109,6 +112,22 @@ impl<'a, B: Blocks> Side<'a, B> {
         })
     }
 
+    /// Whether nothing is on its way and nothing is to be done again.
+    fn is_done(&self) -> bool {
+        self.open.is_empty() && self.redo.is_empty()
+    }
+
+    /// Reads again what is to be done again, as far as there is room.
+    fn again(&mut self) -> Result<(), CopyError> {
+        while let Some((sector, bytes)) = self.redo.front().copied() {
+            if !self.read(sector, bytes)? {
+                break;
+            }
+            self.redo.pop_front();
+        }
+        Ok(())
+    }
+
     fn write(&mut self, sector: u64, data: &[u8]) -> Result<bool, CopyError> {
         let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
         self.submit(sector, bytes, |blocks, token| {
@@ -120,7 +139,7 @@ impl<'a, B: Blocks> Side<'a, B> {
     fn reap(&mut self, data: bool, counts: &mut Counts) -> Result<Vec<(u64, Vec<u8>)>, CopyError> {
         let mut done = Vec::new();
         let mut failed = None;
-        let (open, name) = (&mut self.open, self.name);
+        let (open, redo, name) = (&mut self.open, &mut self.redo, self.name);
         self.blocks.reap(&mut |token, result| {
             let Some((sector, bytes)) = open.remove(&token.job) else {
                 return;
@@ -135,6 +154,7 @@ impl<'a, B: Blocks> Side<'a, B> {
                     }
                     done.push((sector, private));
                 }
+                Err(BlockError::Aborted) => redo.push_back((sector, bytes)),
                 Err(error) => {
                     failed = failed.take().or(Some(CopyError::Disk {
                         side: name,
@@ -225,20 +245,24 @@ fn transfer<A: Blocks, B: Blocks>(
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), CopyError> {
     let mut read: VecDeque<(u64, Vec<u8>)> = VecDeque::new();
-    while chunks.peek().is_some()
-        || !(from.open.is_empty() && to.open.is_empty() && read.is_empty())
-    {
+    while chunks.peek().is_some() || !(from.is_done() && to.is_done() && read.is_empty()) {
+        // What was to be written is not kept: it is read again.
+        from.redo.append(&mut to.redo);
         while let Some((sector, data)) = read.front() {
             if to.open.len() >= depth || !to.write(*sector, data)? {
                 break;
             }
             read.pop_front();
         }
-        while let Some((sector, bytes)) = chunks.peek() {
-            if from.open.len() + read.len() >= depth || !from.read(sector, bytes)? {
+        while from.open.len() + read.len() < depth
+            && let Some((sector, bytes)) = from.redo.front().copied().or(chunks.peek())
+        {
+            if !from.read(sector, bytes)? {
                 break;
             }
-            chunks.advance(bytes);
+            if from.redo.pop_front().is_none() {
+                chunks.advance(bytes);
+            }
         }
         from.blocks.kick();
         to.blocks.kick();
@@ -259,7 +283,11 @@ fn transfer<A: Blocks, B: Blocks>(
 fn flush<B: Blocks>(to: &mut Side<'_, B>, counts: &mut Counts) -> Result<(), CopyError> {
     to.submit(0, 0, |blocks, token| blocks.submit_flush(token))?;
     to.blocks.kick();
-    while !to.open.is_empty() {
+    while !to.is_done() {
+        if !to.redo.is_empty() && to.submit(0, 0, |blocks, token| blocks.submit_flush(token))? {
+            to.redo.clear();
+            to.blocks.kick();
+        }
         if to.reap(false, counts)?.is_empty() && to.blocks.arm() {
             counts.polls += 1;
             wait(to.blocks.wake())?;
@@ -277,10 +305,9 @@ fn compare<A: Blocks, B: Blocks>(
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), CopyError> {
     let mut unmatched: HashMap<u64, Vec<u8>> = HashMap::new();
-    while left.peek().is_some()
-        || right.peek().is_some()
-        || !(from.open.is_empty() && to.open.is_empty())
-    {
+    while left.peek().is_some() || right.peek().is_some() || !(from.is_done() && to.is_done()) {
+        from.again()?;
+        to.again()?;
         // Neither side runs ahead of the other by more than what may be in flight, so little is kept.
         let room = depth.saturating_sub(unmatched.len() / 2);
         while let Some((sector, bytes)) = left.peek().filter(|(sector, _)| *sector <= right.next) {

@@ -1,50 +1,22 @@
 //! A disk of this guest, as the copy and the NBD export see one: a block frontend with its buffers and its share of the store.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use ringfence_blkfront::{
-    Armed, Buffer, Event, Frontend, Info, MAX_PAGES, Op, Reason, Serviced, Tag,
+    Armed, Buffer, BufferError, Completion, Frontend, Info, IoError, MAX_PAGES, Op, Reason,
+    Serviced, Tag,
 };
-use ringfence_core::store::Store;
 use ringfence_core::{PAGE, Sector};
-use ringfence_hosted::{Hosted, HostedStore};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
 
+use super::disks::{self, Disks, Life, Shared};
+use super::world::World;
 use crate::nbd::{BlockError, Blocks, Data, Geometry, SubmitError, Token};
-
-/// The guest's connection to the store, which its disks share.
-#[derive(Debug)]
-pub struct Control {
-    store: HostedStore,
-    /// Grows with every event: a disk that saw an older number looks at its nodes again.
-    news: u64,
-}
-
-impl Control {
-    /// For all disks of one guest.
-    pub fn new(store: HostedStore) -> Rc<RefCell<Self>> {
-        Rc::new(RefCell::new(Self { store, news: 0 }))
-    }
-
-    /// Takes in what the store sent. Does not wait.
-    fn listen(&mut self) -> Result<()> {
-        while self.store.next_watch().context("xenstore")?.is_some() {
-            self.news += 1;
-        }
-        Ok(())
-    }
-}
-
-/// How long the end of a guest waits for a backend that may be gone.
-pub const CLOSE_MAX: Duration = Duration::from_secs(5);
 
 /// What one disk's data path cost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -55,76 +27,87 @@ pub struct Cost {
     pub syscalls: u64,
 }
 
-/// A connected disk.
-pub struct GuestDisk {
+/// A disk in use. While its backend is away it takes no requests, and those in flight then are answered with
+/// [`BlockError::Aborted`]; they may be submitted again.
+pub struct GuestDisk<P: World> {
     name: String,
-    front: Frontend<Hosted>,
-    control: Rc<RefCell<Control>>,
-    /// A descriptor of the store's socket, to sleep on.
+    vdev: u32,
+    front: Frontend<P>,
+    disks: Shared<P>,
+    /// A descriptor of the store's, to sleep on.
     store_fd: OwnedFd,
     /// Ends the pause that a backend earns which rings without cause.
     pause: OwnedFd,
     paused: bool,
     info: Info,
+    life: Life,
     open: HashMap<Tag, Token>,
-    idle: Vec<Buffer<Hosted>>,
-    news: u64,
+    idle: Vec<Buffer<P>>,
+    /// The last news of the store's that it looked at.
+    seen: u64,
+    /// Whether it has come back since it was last asked to sleep.
+    returned: bool,
     slept: bool,
-    gone: bool,
     syscalls: u64,
 }
 
-impl GuestDisk {
-    /// Waits until the disk with this number is connected.
+impl<P: World> GuestDisk<P> {
+    /// Takes the disk with this number for use; `None` unless it is connected and free.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn take(disks: &Shared<P>, vdev: u32, name: &str) -> Result<Option<Self>> {
+        let store_fd = disks.borrow().fd()?;
+        let pause = timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+        )?;
+        let Some((front, info)) = disks.borrow_mut().lend(vdev) else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            name: name.to_owned(),
+            vdev,
+            front,
+            disks: disks.clone(),
+            store_fd,
+            pause,
+            paused: false,
+            info,
+            life: Life::Connected(info),
+            open: HashMap::new(),
+            idle: Vec::new(),
+            seen: 0,
+            returned: false,
+            slept: false,
+            syscalls: 0,
+        }))
+    }
+
+    /// Waits until the disk with this number is connected; `None` if `stop` came first.
     ///
     /// # Errors
     /// The backend closed the device or its nodes make no sense.
     pub fn connect(
-        platform: &Hosted,
-        control: &Rc<RefCell<Control>>,
+        disks: &Shared<P>,
         vdev: u32,
         name: &str,
-    ) -> Result<Self> {
-        let mut front = Frontend::new(platform.clone(), &format!("device/vbd/{vdev}"))?;
-        let mut shared = control.borrow_mut();
-        let info = loop {
-            match front
-                .step(&mut shared.store)
-                .with_context(|| format!("{name}: cannot connect"))?
-            {
-                Some(Event::Connected(info)) => break info,
-                Some(Event::Failed(fault)) => bail!("{name}: {fault}"),
-                Some(Event::Closing | Event::Closed) => {
-                    bail!("{name}: the backend closed the device")
-                }
-                Some(Event::Disconnected) => {}
-                None => {
-                    shared.store.wait(None).context("xenstore")?;
-                    shared.listen()?;
-                }
+        stop: BorrowedFd<'_>,
+    ) -> Result<Option<Self>> {
+        loop {
+            disks.borrow_mut().attend()?;
+            match disks.borrow().life(vdev) {
+                Some(Life::Closed) => bail!("{name}: the backend closed the device"),
+                Some(Life::Failed(why)) => bail!("{name}: {why}"),
+                Some(Life::Connected(_) | Life::Waiting) | None => {}
             }
-        };
-        let store_fd = shared.store.transport().as_fd().try_clone_to_owned()?;
-        let news = shared.news;
-        drop(shared);
-        Ok(Self {
-            name: name.to_owned(),
-            front,
-            control: control.clone(),
-            store_fd,
-            pause: timerfd_create(
-                TimerfdClockId::Monotonic,
-                TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
-            )?,
-            paused: false,
-            info,
-            open: HashMap::new(),
-            idle: Vec::new(),
-            news,
-            slept: false,
-            gone: false,
-            syscalls: 0,
-        })
+            if let Some(disk) = Self::take(disks, vdev, name)? {
+                return Ok(Some(disk));
+            }
+            if disks.borrow().wait(Some(stop), None)? {
+                return Ok(None);
+            }
+        }
     }
 
     /// The name it was attached by, e.g. `xvda`.
@@ -132,72 +115,65 @@ impl GuestDisk {
         &self.name
     }
 
-    /// What the data path cost so far.
-    pub fn cost(&self) -> Cost {
-        let counters = self.front.counters();
-        Cost {
-            notifications: counters.notifications,
-            syscalls: self.syscalls + counters.notifications,
-        }
+    /// Its number.
+    pub const fn vdev(&self) -> u32 {
+        self.vdev
     }
 
-    /// Closes the device and waits until the backend has let go.
-    ///
-    /// # Errors
-    /// The store failed, or the backend does not answer.
-    pub fn close(mut self) -> Result<()> {
-        self.front.close();
-        let control = self.control.clone();
-        let mut shared = control.borrow_mut();
-        let deadline = Instant::now() + CLOSE_MAX;
-        loop {
-            while self
-                .front
-                .reap()
-                .is_ok_and(|completion| completion.is_some())
-            {}
-            match self.front.step(&mut shared.store)? {
-                Some(Event::Closed | Event::Failed(_)) => return Ok(()),
-                Some(_) => {}
-                None if Instant::now() > deadline => {
-                    bail!(
-                        "{}: the backend did not close within {CLOSE_MAX:?}",
-                        self.name
-                    )
-                }
-                None => {
-                    // What is in flight is answered without the store's knowing.
-                    shared
-                        .store
-                        .wait(Some(Duration::from_millis(20)))
-                        .context("xenstore")?;
-                    shared.listen()?;
-                }
-            }
+    /// Whether it is closed, disabled or detached: it takes no more requests.
+    pub fn is_over(&self) -> bool {
+        matches!(self.life, Life::Closed | Life::Failed(_))
+    }
+
+    /// What the data path cost so far.
+    pub fn cost(&self) -> Cost {
+        let notifications = self.front.counters().notifications;
+        Cost {
+            notifications,
+            syscalls: self.syscalls + notifications,
         }
     }
 
     fn look_at_nodes(&mut self) {
         self.syscalls += 1;
-        let mut shared = self.control.borrow_mut();
-        if shared.listen().is_err() {
-            self.gone = true;
-            return;
+        let disks = self.disks.clone();
+        let mut disks = disks.borrow_mut();
+        loop {
+            if let Err(error) = disks.attend() {
+                self.life = Life::Failed(format!("{error:#}"));
+                return;
+            }
+            // Whatever comes while it steps is news again.
+            if self.seen == disks.news() {
+                return;
+            }
+            self.seen = disks.news();
+            self.step(&mut disks);
+            if disks.life(self.vdev).is_none() {
+                self.life = Life::Closed;
+            }
         }
-        while self.news != shared.news {
-            match self.front.step(&mut shared.store) {
-                Ok(Some(Event::Connected(info))) => {
+    }
+
+    fn step(&mut self, disks: &mut Disks<P>) {
+        match disks::step(self.vdev, &mut self.front, &mut disks.store, &mut self.life) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.returned = true;
+                // The pages of the last connection are for its backend only.
+                self.idle.clear();
+                if let Life::Connected(info) = self.life {
                     self.info = info;
-                    self.idle.clear();
                 }
-                Ok(Some(Event::Failed(_) | Event::Closed)) | Err(_) => self.gone = true,
-                Ok(Some(Event::Closing | Event::Disconnected)) => {}
-                Ok(None) => self.news = shared.news,
             }
-            if self.gone {
-                break;
-            }
+            Err(error) => self.life = Life::Failed(format!("{error:#}")),
         }
+    }
+
+    /// Ends the use of it.
+    pub fn give_back(self) {
+        let mut disks = self.disks.borrow_mut();
+        disks.give_back(self.vdev, self.front, self.life);
     }
 
     /// Whether the backend rang. Others wake us as well: what they have to say is no fault of the backend's.
@@ -222,12 +198,8 @@ impl GuestDisk {
     fn serviced(&mut self) {
         if let Ok(Serviced::Spurious(delay)) = self.front.serviced() {
             let it_value = Timespec {
-                tv_sec: 0,
+                tv_sec: i64::try_from(delay.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: i64::from(delay.subsec_nanos()),
-            };
-            let it_value = Timespec {
-                tv_sec: delay.as_secs() as i64,
-                ..it_value
             };
             let once = Itimerspec {
                 it_interval: Timespec {
@@ -242,16 +214,28 @@ impl GuestDisk {
     }
 
     /// A buffer of this length, used before or new.
-    fn buffer(&mut self, bytes: usize) -> Result<Buffer<Hosted>, SubmitError> {
+    fn buffer(&mut self, bytes: usize) -> Result<Buffer<P>, SubmitError> {
         let mut buffer = match self.idle.pop() {
             Some(buffer) => buffer,
             None => self
                 .front
                 .buffer(MAX_PAGES)
-                .map_err(|_| SubmitError::Gone)?,
+                .map_err(|error| self.no_buffer(&error))?,
         };
         buffer.set_len(bytes).map_err(|_| SubmitError::Gone)?;
         Ok(buffer)
+    }
+
+    fn no_buffer(&self, error: &BufferError) -> SubmitError {
+        let away = matches!(error, BufferError::NoBackend) && !self.is_over();
+        // With fewer pages than the ring could use, requests wait for those that have some.
+        if away || !self.open.is_empty() {
+            return SubmitError::Full;
+        }
+        if !self.is_over() {
+            eprintln!("ringfence: {}: no page for a request: {error}", self.name);
+        }
+        SubmitError::Gone
     }
 
     fn submit(
@@ -259,7 +243,7 @@ impl GuestDisk {
         token: Token,
         op: Op,
         sector: u64,
-        buffer: Buffer<Hosted>,
+        buffer: Buffer<P>,
     ) -> Result<(), SubmitError> {
         match self.front.submit(op, Sector::new(sector), buffer) {
             Ok(tag) => {
@@ -277,13 +261,42 @@ impl GuestDisk {
     fn refused(&self, reason: Reason) -> SubmitError {
         match reason {
             Reason::Full { .. } => SubmitError::Full,
-            Reason::NotConnected | Reason::ForeignBuffer { .. } if !self.gone => SubmitError::Full,
+            Reason::NotConnected | Reason::ForeignBuffer { .. } if !self.is_over() => {
+                SubmitError::Full
+            }
             _ => SubmitError::Gone,
         }
     }
+
+    /// One answer to whoever asked.
+    fn hand_out(
+        &mut self,
+        completion: Completion<P>,
+        done: &mut dyn FnMut(Token, Result<Data<'_>, BlockError>),
+    ) {
+        let Some(token) = self.open.remove(&completion.tag) else {
+            return;
+        };
+        let buffer = completion.buffer;
+        match completion.result {
+            Ok(()) => done(
+                token,
+                Ok(&|offset, out: &mut [u8]| {
+                    if let Some(buffer) = &buffer {
+                        // The server asks for parts of what it submitted; there is nothing beyond.
+                        let _ = buffer.read_at(offset, out);
+                    }
+                }),
+            ),
+            Err(_) if self.is_over() => done(token, Err(BlockError::Gone)),
+            Err(IoError::Aborted) => return done(token, Err(BlockError::Aborted)),
+            Err(_) => done(token, Err(BlockError::Failed)),
+        }
+        self.idle.extend(buffer);
+    }
 }
 
-impl Blocks for GuestDisk {
+impl<P: World> Blocks for GuestDisk<P> {
     fn geometry(&self) -> Geometry {
         Geometry {
             sectors: self.info.sectors.get(),
@@ -322,53 +335,28 @@ impl Blocks for GuestDisk {
     }
 
     fn kick(&mut self) {
-        if self.front.kick().is_err() {
-            self.gone = true;
+        if let Err(error) = self.front.kick() {
+            self.life = Life::Failed(error.to_string());
         }
     }
 
     fn reap(&mut self, done: &mut dyn FnMut(Token, Result<Data<'_>, BlockError>)) {
         let rang = self.take_event();
+        if self.seen != self.disks.borrow().news() {
+            self.look_at_nodes();
+        }
         loop {
             match self.front.reap() {
-                Ok(Some(completion)) => {
-                    let Some(token) = self.open.remove(&completion.tag) else {
-                        continue;
-                    };
-                    let error = if self.gone {
-                        BlockError::Gone
-                    } else {
-                        BlockError::Failed
-                    };
-                    match (completion.result, completion.buffer) {
-                        (Ok(()), buffer) => {
-                            done(
-                                token,
-                                Ok(&|offset, out: &mut [u8]| {
-                                    if let Some(buffer) = &buffer {
-                                        // The server asks for parts of what it submitted; there is nothing beyond.
-                                        let _ = buffer.read_at(offset, out);
-                                    }
-                                }),
-                            );
-                            self.idle.extend(buffer);
-                        }
-                        (Err(ringfence_blkfront::IoError::Aborted), _) => done(token, Err(error)),
-                        (Err(_), buffer) => {
-                            self.idle.extend(buffer);
-                            done(token, Err(error));
-                        }
-                    }
-                }
+                Ok(Some(completion)) => self.hand_out(completion, done),
                 Ok(None) => break,
                 // A lie of the backend's: the device closes, and what is in flight comes back aborted.
-                Err(_) => {
-                    self.gone = true;
-                    let control = self.control.clone();
-                    let mut shared = control.borrow_mut();
-                    if !matches!(self.front.step(&mut shared.store), Ok(Some(_))) {
+                Err(fault) => {
+                    if self.is_over() {
                         break;
                     }
+                    self.life = Life::Failed(fault.to_string());
+                    let disks = self.disks.clone();
+                    self.step(&mut disks.borrow_mut());
                 }
             }
         }
@@ -378,6 +366,10 @@ impl Blocks for GuestDisk {
     }
 
     fn arm(&mut self) -> bool {
+        // Requests that waited for the backend to return can be submitted now.
+        if std::mem::take(&mut self.returned) || self.seen != self.disks.borrow().news() {
+            return false;
+        }
         self.slept = self.front.channel().is_none() || self.front.arm() == Armed::Sleep;
         self.slept
     }

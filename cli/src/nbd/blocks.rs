@@ -46,6 +46,9 @@ pub enum BlockError {
     /// The backend failed it.
     #[error("the disk failed the request")]
     Failed,
+    /// The connection to the backend ended with the request in flight, and the disk comes back: it may have been done or not.
+    #[error("the connection ended before the answer")]
+    Aborted,
     /// The disk went away with the request in flight.
     #[error("the disk is gone")]
     Gone,

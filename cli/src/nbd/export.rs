@@ -205,6 +205,11 @@ impl<B: Blocks> Export<B> {
         self.blocks.arm()
     }
 
+    /// The disk.
+    pub fn blocks(&self) -> &B {
+        &self.blocks
+    }
+
     /// The disk, for a test that does something to it.
     #[cfg(test)]
     pub(crate) fn blocks_mut(&mut self) -> &mut B {
@@ -295,9 +300,11 @@ impl<B: Blocks> Export<B> {
             blocks,
             jobs,
             geometry,
+            ready,
             ..
         } = self;
         let mut settled = Vec::new();
+        let mut again = Vec::new();
         let mut any = false;
         blocks.reap(&mut |token, result| {
             any = true;
@@ -306,7 +313,12 @@ impl<B: Blocks> Export<B> {
             };
             match result {
                 Ok(data) => job.take(token.piece, geometry, data),
-                Err(BlockError::Failed) => job.fail(Errno::Io),
+                // Doing it again makes it done. Its client has no answer yet, so any order with others of its time is right.
+                Err(BlockError::Aborted) if job.error.is_none() => {
+                    job.todo.push(token.piece);
+                    again.push(token.job);
+                }
+                Err(BlockError::Failed | BlockError::Aborted) => job.fail(Errno::Io),
                 Err(BlockError::Gone) => job.fail(Errno::Shutdown),
             }
             job.in_flight = job.in_flight.saturating_sub(1);
@@ -314,6 +326,11 @@ impl<B: Blocks> Export<B> {
                 settled.push(token.job);
             }
         });
+        for id in again {
+            if !ready.contains(&id) {
+                ready.push_back(id);
+            }
+        }
         for id in settled {
             self.settle(id);
         }

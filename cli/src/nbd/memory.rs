@@ -22,6 +22,7 @@ pub struct MemoryBlocks {
     /// A linear congruential generator: which of the requests is done next.
     order: u64,
     failing: Option<std::ops::Range<u64>>,
+    aborting: u32,
     gone: bool,
     counts: Counts,
     event: OwnedFd,
@@ -57,6 +58,7 @@ impl MemoryBlocks {
             kicked: 0,
             order: seed,
             failing: None,
+            aborting: 0,
             gone: false,
             counts: Counts::default(),
             event,
@@ -67,6 +69,14 @@ impl MemoryBlocks {
     #[must_use]
     pub fn failing(mut self, sectors: std::ops::Range<u64>) -> Self {
         self.failing = Some(sectors);
+        self
+    }
+
+    /// Ends the connection every now and then: each of the next `requests` answers says that it was aborted, and every other
+    /// one of those requests was done all the same.
+    #[must_use]
+    pub const fn aborting(mut self, requests: u32) -> Self {
+        self.aborting = requests;
         self
     }
 
@@ -192,11 +202,21 @@ impl Blocks for MemoryBlocks {
                 done(token, Err(error));
                 continue;
             }
+            let aborted = self.aborting > 0;
+            self.aborting = self.aborting.saturating_sub(1);
+            if aborted && self.aborting.is_multiple_of(2) {
+                done(token, Err(BlockError::Aborted));
+                continue;
+            }
             let place = at..at.saturating_add(bytes);
             if let (Action::Write { data, .. }, Some(space)) =
                 (&action, self.bytes.get_mut(place.clone()))
             {
                 space.copy_from_slice(data);
+            }
+            if aborted {
+                done(token, Err(BlockError::Aborted));
+                continue;
             }
             let content = self.bytes.get(place).unwrap_or_default();
             done(

@@ -26,7 +26,7 @@ pub mod wire;
 
 pub use blocks::{BlockError, Blocks, Data, Geometry, SubmitError, Token};
 pub use memory::MemoryBlocks;
-pub use server::{Listener, ServeError, Server, serve};
+pub use server::{Hall, Listener, ServeError, Server, serve, serve_hall};
 
 /// The longest request that is served, in bytes: what the protocol lets a client assume without asking.
 pub const REQUEST_MAX: u32 = 32 << 20;

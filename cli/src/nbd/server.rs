@@ -4,7 +4,7 @@ use super::blocks::Blocks;
 use super::client::Client;
 use super::export::{ClientId, Export};
 use super::handshake::Offer;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
@@ -13,9 +13,13 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Further clients wait in the socket's backlog.
 const CLIENTS_MAX: usize = 16;
+
+/// How long the end waits for requests that are on their way: a disk whose backend is away answers none of them.
+const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// Why an export is not served, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -108,31 +112,97 @@ pub struct Server<B> {
     accepts: bool,
 }
 
-/// Serves all of `servers`, which share this thread, until `stop` becomes readable; then finishes what is on its way.
+/// Servers that share one thread, and whoever brings and takes them while the others run.
+pub trait Hall<B> {
+    /// Those there are.
+    fn servers(&self) -> &[Server<B>];
+
+    /// Those there are.
+    fn servers_mut(&mut self) -> &mut [Server<B>];
+
+    /// Called before every sleep: adds and takes away. `true` if it did, or if a disk may have something to say.
+    ///
+    /// # Errors
+    /// Whatever is a reason to serve no longer.
+    fn look(&mut self) -> io::Result<bool>;
+
+    /// What becomes readable when there is a reason to [`look`](Self::look).
+    fn wake(&self) -> Vec<BorrowedFd<'_>>;
+}
+
+/// Servers that stay as they are.
+struct Fixed<'a, B>(&'a mut [Server<B>]);
+
+impl<B> Hall<B> for Fixed<'_, B> {
+    fn servers(&self) -> &[Server<B>] {
+        self.0
+    }
+    fn servers_mut(&mut self) -> &mut [Server<B>] {
+        self.0
+    }
+    fn look(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
+    fn wake(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+}
+
+/// Serves all of `servers`, which share this thread, until `stop` becomes readable; then finishes what is on its way
+/// if that takes no longer than 5 seconds.
 ///
 /// # Errors
 /// Waiting or accepting fails. A client's failure ends that client only.
 pub fn serve<B: Blocks>(servers: &mut [Server<B>], stop: BorrowedFd<'_>) -> Result<(), ServeError> {
-    let mut stopping = false;
+    serve_hall(&mut Fixed(servers), stop)
+}
+
+/// As [`serve`], with servers that come and go.
+///
+/// # Errors
+/// As [`serve`], and what [`Hall::look`] says.
+pub fn serve_hall<B: Blocks, H: Hall<B>>(
+    hall: &mut H,
+    stop: BorrowedFd<'_>,
+) -> Result<(), ServeError> {
+    let mut deadline: Option<Instant> = None;
     loop {
-        servers.iter_mut().for_each(Server::turn);
-        if stopping && servers.iter().all(|server| server.export.is_idle()) {
+        let stopping = deadline.is_some();
+        hall.servers_mut().iter_mut().for_each(Server::turn);
+        if stopping && hall.servers().iter().all(|server| server.export.is_idle()) {
             return Ok(());
         }
-        let ready = wait(servers, (!stopping).then_some(stop))?;
-        if ready.contains(&Source::Stop) {
-            stopping = true;
-            for server in &mut *servers {
-                server.accepts = false;
-                server.clients.iter_mut().for_each(Client::close);
+        // Looking after one disk may bring news of another.
+        if hall.look()?
+            || !hall
+                .servers_mut()
+                .iter_mut()
+                .all(|server| server.export.arm())
+        {
+            if stopping {
+                hall.servers_mut().iter_mut().for_each(Server::close);
             }
+            continue;
+        }
+        let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(());
+        }
+        let ready = wait(hall, (!stopping).then_some(stop), left)?;
+        if ready.contains(&Source::Stop) {
+            deadline = Instant::now().checked_add(STOP_MAX);
+            hall.servers_mut().iter_mut().for_each(Server::close);
         }
         for source in ready {
             match source {
                 Source::Stop => {}
-                Source::Listener(at) => servers.get_mut(at).map_or(Ok(()), Server::accept)?,
+                Source::Listener(at) => {
+                    hall.servers_mut()
+                        .get_mut(at)
+                        .map_or(Ok(()), Server::accept)?;
+                }
                 Source::Client(at, id) => {
-                    if let Some(server) = servers.get_mut(at) {
+                    if let Some(server) = hall.servers_mut().get_mut(at) {
                         server
                             .clients
                             .iter_mut()
@@ -154,7 +224,12 @@ enum Source {
 }
 
 /// Sleeps. A client that we want nothing of is not polled: its hang-up would be reported over and over.
-fn wait<B: Blocks>(servers: &[Server<B>], stop: Option<BorrowedFd<'_>>) -> io::Result<Vec<Source>> {
+fn wait<B: Blocks, H: Hall<B>>(
+    hall: &H,
+    stop: Option<BorrowedFd<'_>>,
+    timeout: Option<Duration>,
+) -> io::Result<Vec<Source>> {
+    let servers = hall.servers();
     let mut fds = Vec::new();
     let mut sources = Vec::new();
     if let Some(stop) = stop {
@@ -179,15 +254,14 @@ fn wait<B: Blocks>(servers: &[Server<B>], stop: Option<BorrowedFd<'_>>) -> io::R
             }
         }
     }
-    // The disks are looked at after every sleep, so it does not matter which of them woke us.
-    for server in servers {
-        let wake = server.export.wake();
-        fds.extend(
-            wake.into_iter()
-                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
-        );
-    }
-    match poll(&mut fds, None) {
+    // Disks and hall are looked at after every sleep, so it does not matter which of them woke us.
+    let wake = servers
+        .iter()
+        .flat_map(|server| server.export.wake())
+        .chain(hall.wake());
+    fds.extend(wake.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+    let timeout = timeout.map(Timespec::try_from).and_then(Result::ok);
+    match poll(&mut fds, timeout.as_ref()) {
         Ok(_) => {}
         Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
         Err(errno) => return Err(errno.into()),
@@ -223,6 +297,17 @@ impl<B: Blocks> Server<B> {
     /// As [`serve`].
     pub fn run(&mut self, stop: BorrowedFd<'_>) -> Result<(), ServeError> {
         serve(std::slice::from_mut(self), stop)
+    }
+
+    /// The disk.
+    pub fn blocks(&self) -> &B {
+        self.export.blocks()
+    }
+
+    /// Takes no more clients and no more of what they ask for; what is on its way is answered.
+    fn close(&mut self) {
+        self.accepts = false;
+        self.clients.iter_mut().for_each(Client::close);
     }
 
     /// The disk, with its clients' connections closed.

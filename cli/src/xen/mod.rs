@@ -3,6 +3,7 @@
 pub mod backend;
 mod driver_domain;
 mod driver_domain_checks;
+mod guest;
 mod supervisor;
 mod supervisor_files;
 mod supervisor_link;
@@ -22,7 +23,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::DriverDomain(wanted) => {
             return driver_domain::run(cli.run_dir.as_deref(), wanted);
         }
-        Command::Guest(_) => "guest",
+        Command::Guest(wanted) => return guest::run(wanted),
         Command::BlockAttach { .. } => "block-attach",
         Command::BlockDetach { .. } => "block-detach",
         Command::BlockList { .. } => "block-list",
