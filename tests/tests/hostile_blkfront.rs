@@ -325,7 +325,7 @@ fn xsa_403_pages_are_zero_when_granted() {
 }
 
 #[test]
-fn xsa_332_front_half_a_storm_without_work_is_slowed_down() {
+fn xsa_391_a_storm_without_work_is_slowed_down() {
     let mut rig = Rig::connected();
     let mut asked = Vec::new();
     for _ in 0..100 {
