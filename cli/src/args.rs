@@ -67,6 +67,8 @@ pub enum Command {
     /// Read and write XenStore as the control domain
     #[command(subcommand)]
     Xenstore(Xenstore),
+    /// Run XenStore for dom0 of a real Xen
+    Xenstored(crate::xenstored::Options),
     /// End the broker and every domain of it
     Shutdown,
     /// What a domain's process runs; started by the broker only

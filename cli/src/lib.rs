@@ -11,6 +11,7 @@ pub mod nbd;
 pub mod signals;
 pub mod xen;
 pub mod xenstore;
+pub mod xenstored;
 
 /// Prints one line of JSON for whoever started us. That nobody reads it any more is no reason to stop.
 fn say(value: &serde_json::Value) {

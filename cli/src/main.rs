@@ -5,19 +5,22 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use ringfence_cli::args::{Cli, Command, DomainMain, Platform};
-use ringfence_cli::{backend, block, domains, guest, host, xen, xenstore};
+use ringfence_cli::{backend, block, domains, guest, host, xen, xenstore, xenstored};
 use ringfence_hosted::RunDir;
 use ringfence_hosted::admin::Client;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let said = match &cli.command {
+        Command::Xenstored(options) if options.verbose => "warn,ringfence_cli::xenstored=info",
+        _ => "warn",
+    };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_env_filter(
-            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")),
-        )
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(said)))
         .init();
-    match run(&Cli::parse()) {
+    match run(&cli) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("ringfence: {error:#}");
@@ -44,6 +47,9 @@ fn run(cli: &Cli) -> Result<u8> {
             DomainMain::Guest { vdevs, work } => guest::run(vdevs, work),
         };
     }
+    if let Command::Xenstored(options) = &cli.command {
+        return xenstored::run(options).map(|()| 0);
+    }
     if cli.platform == Platform::Xen {
         return xen::run(cli);
     }
@@ -63,7 +69,7 @@ fn run(cli: &Cli) -> Result<u8> {
         }
         Command::Xenstore(command) => xenstore::run(&run_dir, command)?,
         Command::Shutdown => Client::connect(&run_dir)?.shutdown()?,
-        Command::DomainMain(_) => {}
+        Command::Xenstored(_) | Command::DomainMain(_) => {}
     }
     Ok(0)
 }

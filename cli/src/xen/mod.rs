@@ -28,6 +28,7 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::BlockDetach { .. } => "block-detach",
         Command::BlockList { .. } => "block-list",
         Command::Xenstore(_) => "xenstore",
+        Command::Xenstored(_) => "xenstored",
         Command::Shutdown => "shutdown",
         Command::DomainMain(_) => "domain-main",
     };

@@ -13,6 +13,7 @@ mod ioctl;
 mod platform;
 pub mod privcmd;
 pub mod store;
+pub mod xsd;
 
 pub use evtchn::Channel;
 pub use files::{ByPath, DeviceFiles};
