@@ -62,7 +62,9 @@ pub struct Completion<P: Platform> {
     /// How it ended.
     pub result: Result<(), IoError>,
     /// Its buffer, back; `None` for a flush. After [`IoError::Aborted`] it can be read but not submitted again: the backend has
-    /// lost access to it.
+    /// lost access to it. Where the platform does not see whether the backend still has a page mapped
+    /// ([`Capabilities::observes_mappings`](ringfence_core::platform::Capabilities::observes_mappings)) there is none after
+    /// `Aborted`: it was dropped, and what lies below the platform keeps its pages for as long as they are mapped.
     pub buffer: Option<Buffer<P>>,
 }
 
@@ -217,7 +219,8 @@ impl<P: Platform> Inflight<P> {
     }
 
     /// The oldest request of an ended connection whose pages the backend has let go of. The others stay here, in quarantine.
-    pub(crate) fn take_orphan(&mut self) -> Option<Completion<P>> {
+    /// Unless that can be observed, the oldest of all, without its pages.
+    pub(crate) fn take_orphan(&mut self, observes: bool) -> Option<Completion<P>> {
         if self.orphans == 0 {
             return None;
         }
@@ -227,7 +230,7 @@ impl<P: Platform> Inflight<P> {
             let Some(entry) = place.as_mut().filter(|entry| entry.orphan) else {
                 continue;
             };
-            if entry.seq < oldest_seq && revoked(entry) {
+            if entry.seq < oldest_seq && (!observes || revoked(entry)) {
                 oldest_seq = entry.seq;
                 oldest = Some(place);
             }
@@ -238,7 +241,8 @@ impl<P: Platform> Inflight<P> {
             tag: entry.tag,
             op: entry.op,
             result: Err(IoError::Aborted),
-            buffer: entry.buffer,
+            // Of pages that may still be mapped nobody gets hold any more (XSA-396).
+            buffer: entry.buffer.filter(|_| observes),
         })
     }
 }

@@ -14,7 +14,7 @@ use ringfence_core::xenbus::{Class, FrontAction, FrontView, FrontWish, Held, Pee
 
 use crate::events::Events;
 use crate::inflight::Inflight;
-use crate::negotiate::{Backend, Seen, locate, publish, read_info};
+use crate::negotiate::{Backend, Seen, locate, points_back, publish, read_info};
 use crate::queue::{Connection, Counters};
 use crate::{Error, Fault, Info, NegotiateError};
 
@@ -45,6 +45,8 @@ pub struct Frontend<P: Platform> {
     pub(crate) handle: Handle,
     token: heapless::String<24>,
     watching: bool,
+    /// The directory of the backend that the toolstack named, which need not be there yet.
+    watched: Option<StorePath>,
     /// The backend of the present connection. What the store says of it later does not matter (XSA-175).
     backend: Option<Backend>,
     pub(crate) connection: Option<Connection<P>>,
@@ -103,6 +105,7 @@ impl<P: Platform> Frontend<P> {
             handle: Handle::new(handle),
             token,
             watching: false,
+            watched: None,
             backend: None,
             connection: None,
             inflight: Inflight::new(),
@@ -224,7 +227,11 @@ impl<P: Platform> Frontend<P> {
         }
         let (peer, online) = match &self.backend {
             Some(backend) => (
-                Peer::read(store, &backend.dir)?,
+                match Peer::read(store, &backend.dir)? {
+                    // Of a directory that is gone the store says so only to those who may read what it lay in.
+                    Peer::Denied => Peer::Missing,
+                    peer => peer,
+                },
                 // Anything but a plain 0 leaves hope.
                 !matches!(
                     store.read_field::<u64>(Tx::NONE, &backend.dir, "online"),
@@ -257,31 +264,45 @@ impl<P: Platform> Frontend<P> {
         if self.connection.is_some() {
             return Ok(());
         }
-        match locate(store, self.platform.domid(), &self.dir)? {
+        self.backend = None;
+        match locate(store, &self.dir)? {
             Seen::Nothing => self.follow(store, None),
-            Seen::Value(backend) => self.follow(store, Some(backend)),
+            Seen::Value(backend) => {
+                // First, so that no change after the look is missed.
+                self.follow(store, Some(&backend.dir))?;
+                match points_back(store, self.platform.domid(), &self.dir, &backend.dir)? {
+                    Seen::Nothing => {}
+                    Seen::Value(()) => self.backend = Some(backend),
+                    Seen::Bad(error) => self.refute(error),
+                }
+                Ok(())
+            }
             Seen::Bad(error) => {
-                self.fault.get_or_insert(Fault::Negotiate(error));
+                self.refute(error);
                 self.follow(store, None)
             }
         }
     }
 
-    /// Moves the watch to `backend`.
-    fn follow(&mut self, store: &mut P::Store, backend: Option<Backend>) -> Result<(), Error> {
-        if self.backend == backend {
+    fn refute(&mut self, error: NegotiateError) {
+        self.fault.get_or_insert(Fault::Negotiate(error));
+    }
+
+    /// Moves the watch to `dir`.
+    fn follow(&mut self, store: &mut P::Store, dir: Option<&StorePath>) -> Result<(), Error> {
+        if self.watched.as_ref() == dir {
             return Ok(());
         }
-        if let Some(old) = self.backend.take() {
-            match store.unwatch(&old.dir, &self.token) {
+        if let Some(old) = self.watched.take() {
+            match store.unwatch(&old, &self.token) {
                 Ok(()) | Err(StoreError::Missing) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        if let Some(new) = &backend {
-            watch(store, &new.dir, &self.token)?;
+        if let Some(new) = dir {
+            watch(store, new, &self.token)?;
         }
-        self.backend = backend;
+        self.watched = dir.cloned();
         Ok(())
     }
 

@@ -42,24 +42,23 @@ pub(crate) enum Seen<T> {
     Bad(NegotiateError),
 }
 
-/// `?` for [`Seen`]: a missing node is no error here.
+/// `?` for [`Seen`]: a missing node is no error here, nor is one that may not be read yet. A store answers the latter also for
+/// what is missing where its parent may not be read.
 macro_rules! seen {
     ($read:expr) => {
         match $read {
             Ok(value) => value,
-            Err(FieldError::Missing { .. }) => return Ok(Seen::Nothing),
+            Err(FieldError::Missing { .. } | FieldError::Denied { .. }) => {
+                return Ok(Seen::Nothing);
+            }
             Err(error) => return Ok(Seen::Bad(field(error)?)),
         }
     };
 }
 
-/// Finds the backend, and checks that it is one for this device: its path lies in the home of the domain that `backend-id`
-/// names, and its `frontend` and `frontend-id` point back (XSA-175).
-pub(crate) fn locate<S: Store>(
-    store: &mut S,
-    own: DomId,
-    dir: &str,
-) -> Result<Seen<Backend>, Error> {
+/// Finds the backend that the toolstack named, and checks that its path lies in the home of the domain that `backend-id` names
+/// (XSA-175).
+pub(crate) fn locate<S: Store>(store: &mut S, dir: &str) -> Result<Seen<Backend>, Error> {
     let path: StorePath = seen!(store.read_field(Tx::NONE, dir, "backend"));
     let domid = DomId::new(seen!(store.read_field(Tx::NONE, dir, "backend-id")));
     let home = join(&ringfence_core::store::domain_path(domid), "backend/")?;
@@ -67,17 +66,27 @@ pub(crate) fn locate<S: Store>(
     if !(cfg!(ringfence_weaken = "xsa_175_backend_path") || below) {
         return Ok(Seen::Bad(NegotiateError::BackendPath { domid }));
     }
-    let back: StorePath = seen!(store.read_field(Tx::NONE, &path, "frontend"));
+    Ok(Seen::Value(Backend { dir: path, domid }))
+}
+
+/// Checks that the backend at `path` is one for this device: its `frontend` and `frontend-id` point back (XSA-175).
+pub(crate) fn points_back<S: Store>(
+    store: &mut S,
+    own: DomId,
+    dir: &str,
+    path: &str,
+) -> Result<Seen<()>, Error> {
+    let back: StorePath = seen!(store.read_field(Tx::NONE, path, "frontend"));
     if !(cfg!(ringfence_weaken = "xsa_175_points_back") || back == dir) {
         let field = "frontend";
         return Ok(Seen::Bad(NegotiateError::NotOurs { field }));
     }
-    let back: u16 = seen!(store.read_field(Tx::NONE, &path, "frontend-id"));
+    let back: u16 = seen!(store.read_field(Tx::NONE, path, "frontend-id"));
     if !(cfg!(ringfence_weaken = "xsa_175_frontend_id") || back == own.get()) {
         let field = "frontend-id";
         return Ok(Seen::Bad(NegotiateError::NotOurs { field }));
     }
-    Ok(Seen::Value(Backend { dir: path, domid }))
+    Ok(Seen::Value(()))
 }
 
 /// The characters of paths, `xs_wire.h`'s daemon refuses others.

@@ -296,7 +296,8 @@ impl<P: Platform> Frontend<P> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn reap(&mut self) -> Result<Option<Completion<P>>, PeerFault> {
-        if let Some(orphan) = self.inflight.take_orphan() {
+        let observes = self.platform.capabilities().observes_mappings;
+        if let Some(orphan) = self.inflight.take_orphan(observes) {
             return Ok(Some(orphan));
         }
         if let Some(Fault::Peer(fault)) = &self.fault {

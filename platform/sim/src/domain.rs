@@ -127,7 +127,7 @@ impl Platform for Sim {
         Capabilities {
             grant_in_place: true,
             revocable: true,
-            observes_mappings: true,
+            observes_mappings: !self.state().veiled,
             outlives_process: true,
         }
     }

@@ -254,6 +254,9 @@ impl Granted for SimGranted {
             return Err(GrantStatus::BAD_DOMAIN);
         }
         state.note("revoke", self.grant.owner, self.grant.gref.get());
+        if state.veiled {
+            return Err(GrantStatus::GENERAL_ERROR);
+        }
         self.grant.try_end()
     }
 }

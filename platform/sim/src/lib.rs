@@ -36,6 +36,7 @@
 //! * [`World::hostile`]: doorbells are delayed, reordered, duplicated and merged, never lost. A tick passes with every
 //!   `take_pending`; [`World::advance`] jumps to the next arrival and returns `false` when nothing will ever happen.
 //! * [`World::inject`]: the nth map, copy, allocation, bind or notification fails as ordered.
+//! * [`World::veiled`]: nobody sees whether a page is mapped.
 //! * [`World::kill`] and [`World::destroy`]: death of a process and of a domain. The next process is
 //!   [`World::domain`] again; it takes over with [`Sim::adopt_granted`] and [`Sim::adopt_channel`].
 //! * [`World::page`]: the bytes behind a grant for a peer who keeps no rule.

@@ -55,6 +55,8 @@ pub(crate) struct State {
     pub(crate) domains: BTreeMap<DomId, Domain>,
     pub(crate) doorbells: Doorbells,
     pub(crate) faults: Faults,
+    /// Nobody is told whether a page is mapped.
+    pub(crate) veiled: bool,
     limits: Limits,
     destroyed: Vec<DomId>,
     last_id: u64,
@@ -168,6 +170,7 @@ impl World {
             domains: BTreeMap::new(),
             doorbells: Doorbells::new(adversary, seed),
             faults: Faults::default(),
+            veiled: false,
             limits,
             destroyed: Vec::new(),
             last_id: 0,
@@ -182,6 +185,14 @@ impl World {
         };
         world.create(DomId::DOM0);
         world
+    }
+
+    /// From now on nobody sees whether a peer has a page mapped, as with Linux's gntalloc: revoking fails always, and the only
+    /// way to end an access is to drop the page.
+    #[must_use]
+    pub fn veiled(self) -> Self {
+        self.shared.state().veiled = true;
+        self
     }
 
     /// Creates a domain, also one of a number that was destroyed before, and its home in XenStore: `/local/domain/ID` is
