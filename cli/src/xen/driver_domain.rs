@@ -1,5 +1,6 @@
 //! `ringfence driver-domain --platform xen`: serves the disks of this domain, dom0 or a driver domain, until it is told to end.
 
+use std::os::fd::AsFd as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
@@ -73,8 +74,9 @@ pub(super) fn run(run_dir: Option<&Path>, wanted: &DriverDomain) -> Result<u8> {
     let stop = Stop::install().context("cannot catch signals")?;
     let toolstack = toolstack(domid);
     tracing::info!(%domid, types = ?backend::types(&toolstack), "serving as a driver domain");
+    let program = "/proc/self/exe".into();
     let files = Files::new(domid, toolstack, store, ByPath);
-    let exit = Supervisor::new(identity, files, arguments, restart).run(&stop)?;
+    let exit = Supervisor::new(identity, files, program, arguments, restart).run(stop.as_fd())?;
     drop((probe, lock));
     Ok(match exit {
         Exit::Code(code) => u8::try_from(code).unwrap_or(1),

@@ -4,7 +4,8 @@
 //! takes the mappings away and turns the guests' ports back to unbound, and the next process goes on with both.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,6 @@ use rustix::net::{RecvFlags, SendFlags};
 use super::supervisor_files::{Files, Given};
 use super::supervisor_link::{Answer, Ask, Identity};
 use super::supervisor_notify::{NOTIFY_SOCKET, notify};
-use crate::signals::Stop;
 
 /// How long I/O of a dead process may keep the next one from its image.
 const FENCE: Duration = Duration::from_secs(60);
@@ -48,22 +48,25 @@ struct Process {
 pub(super) struct Supervisor<S, F> {
     identity: Identity,
     files: Files<S, F>,
+    program: PathBuf,
     arguments: Vec<String>,
     restarts: Restarts,
     process: Option<Process>,
 }
 
 impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
-    /// Of a process that runs this program with `arguments`.
+    /// Of a process that runs `program` with `arguments`.
     pub(super) fn new(
         identity: Identity,
         files: Files<S, F>,
+        program: PathBuf,
         arguments: Vec<String>,
         policy: RestartPolicy,
     ) -> Self {
         Self {
             identity,
             files,
+            program,
             arguments,
             restarts: Restarts::new(policy, Instant::now()),
             process: None,
@@ -74,7 +77,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
     ///
     /// # Errors
     /// The first process cannot be started, or the system refuses to poll.
-    pub(super) fn run(mut self, stop: &Stop) -> io::Result<Exit> {
+    pub(super) fn run(mut self, stop: BorrowedFd<'_>) -> io::Result<Exit> {
         self.start()?;
         let mut stopping = false;
         loop {
@@ -96,7 +99,11 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
             if ready.ended
                 && let Some(exit) = self.ended()
             {
-                return Ok(exit);
+                return Ok(match exit {
+                    // It was told to end before it was ready for that.
+                    Exit::Signal(SIGTERM) if stopping => Exit::Code(0),
+                    exit => exit,
+                });
             }
             self.retry();
             if self.restarts.due().is_some_and(|at| at <= Instant::now()) {
@@ -106,7 +113,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
     }
 
     fn start(&mut self) -> io::Result<()> {
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = Command::new(&self.program);
         command.args(&self.arguments).env_remove(NOTIFY_SOCKET);
         let (child, link) = Child::spawn(command)?;
         tracing::info!(pid = child.pid(), "process started");
@@ -127,7 +134,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
         }
     }
 
-    fn poll(&self, stop: &Stop, stopping: bool) -> io::Result<Ready> {
+    fn poll(&self, stop: BorrowedFd<'_>, stopping: bool) -> io::Result<Ready> {
         let now = Instant::now();
         let pending = self.process.as_ref().and_then(|it| it.pending.as_ref());
         let due = self.restarts.due();
@@ -143,7 +150,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
             fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
             fds.len().saturating_sub(1)
         };
-        let of_stop = (!stopping).then(|| add(stop.as_fd()));
+        let of_stop = (!stopping).then(|| add(stop));
         let of_end = self.process.as_ref().map(|it| add(it.child.as_fd()));
         let process = self.process.as_ref().filter(listens);
         let of_link = process.map(|it| add(it.link.as_fd()));
@@ -258,3 +265,6 @@ impl Process {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -160,3 +160,6 @@ fn bypass_cache(file: &File, safe: bool) {
         let _ = rustix::fs::fcntl_setfl(file, cached);
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

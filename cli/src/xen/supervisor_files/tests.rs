@@ -1,0 +1,244 @@
+//! The supervisor's half against a store in this process, with files for disks and devices.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use ringfence_core::store::StoreExt as _;
+use ringfence_sim::{SimStore, World};
+
+use super::*;
+
+/// Devices that are all the same.
+pub(crate) struct Null;
+
+impl DeviceFiles for Null {
+    fn evtchn(&self) -> io::Result<OwnedFd> {
+        File::open("/dev/null").map(OwnedFd::from)
+    }
+    fn gntdev(&self) -> io::Result<OwnedFd> {
+        Err(io::Error::from_raw_os_error(ENODEV))
+    }
+    fn gntalloc(&self) -> io::Result<OwnedFd> {
+        self.evtchn()
+    }
+    fn xenbus(&self) -> io::Result<OwnedFd> {
+        self.evtchn()
+    }
+}
+
+const ENODEV: i32 = rustix::io::Errno::NODEV.raw_os_error();
+
+/// A directory of its own, removed with the value.
+pub(crate) struct Dir(PathBuf);
+
+impl Dir {
+    pub(crate) fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("ringfence-{name}-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        Self(dir)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn image(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, [0; 4096]).unwrap();
+        path
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+const OWN: DomId = DomId::new(3);
+
+struct Desk {
+    toolstack: SimStore,
+    files: Files<SimStore, Null>,
+    _world: World,
+}
+
+impl Desk {
+    fn new(domid: DomId, toolstack: Toolstack) -> Self {
+        let world = World::new();
+        if domid != DomId::DOM0 {
+            world.create(domid);
+        }
+        Self {
+            toolstack: world.store(DomId::DOM0),
+            files: Files::new(domid, toolstack, world.store(DomId::DOM0), Null),
+            _world: world,
+        }
+    }
+
+    fn write(&mut self, dir: &str, nodes: &[(&str, &str)]) {
+        for (node, value) in nodes {
+            let written = self.toolstack.write_str(Tx::NONE, dir, node, value);
+            written.unwrap();
+        }
+    }
+
+    /// What is answered at once.
+    fn ask(&mut self, dir: &str) -> Result<(bool, OwnedFd), String> {
+        match self.files.image(dir) {
+            Some((Answer::Image { read_only }, Some(fd))) => Ok((read_only, fd)),
+            Some((Answer::Refused { words, errno: 0 }, None)) => Err(words),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn what_the_directory_names_is_opened_as_it_says() {
+    let dir = Dir::new("named");
+    let (a, b) = (dir.image("a"), dir.image("b"));
+    let mut desk = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
+    let (vbd, qdisk) = (
+        "/local/domain/3/backend/vbd/7/51712",
+        "/local/domain/3/backend/qdisk/7/51728",
+    );
+    desk.write(vbd, &[("params", text(&a)), ("mode", "w")]);
+    let aio = format!("aio:{}", text(&b));
+    desk.write(qdisk, &[("params", &aio), ("mode", "r")]);
+    let (read_only, writable) = desk.ask(vbd).unwrap();
+    assert!(!read_only);
+    rustix::io::pwrite(&writable, b"written", 0).unwrap();
+    assert!(fs::read(&a).unwrap().starts_with(b"written"));
+    let (read_only, readable) = desk.ask(qdisk).unwrap();
+    assert!(read_only);
+    rustix::io::pwrite(&readable, b"x", 0).unwrap_err();
+}
+
+#[test]
+fn in_dom0_the_script_says_what_to_open_and_params_do_not() {
+    let dir = Dir::new("script");
+    let image = dir.image("a");
+    let mut desk = Desk::new(DomId::DOM0, Toolstack::DOM0);
+    let vbd = "/local/domain/0/backend/vbd/7/51712";
+    desk.write(vbd, &[("params", text(&image)), ("mode", "w")]);
+    let words = desk.ask(vbd).unwrap_err();
+    assert!(words.ends_with("names no image"), "{words}");
+    desk.write(vbd, &[("physical-device-path", text(&image))]);
+    desk.ask(vbd).unwrap();
+}
+
+#[test]
+fn a_disk_without_a_mode_is_not_written() {
+    let dir = Dir::new("mode");
+    let image = dir.image("a");
+    let mut desk = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
+    let vbd = "/local/domain/3/backend/vbd/7/51712";
+    desk.write(vbd, &[("params", text(&image))]);
+    assert!(desk.ask(vbd).unwrap().0);
+    desk.write(vbd, &[("mode", "x")]);
+    let words = desk.ask(vbd).unwrap_err();
+    assert!(words.contains("mode"), "{words}");
+}
+
+#[test]
+fn nothing_but_backend_directories_of_this_domain_is_looked_at() {
+    let dir = Dir::new("foreign");
+    let image = dir.image("a");
+    let mut desk = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
+    let nodes = [
+        ("params", text(&image)),
+        ("physical-device-path", text(&image)),
+        ("mode", "w"),
+    ];
+    for foreign in [
+        "/local/domain/4/backend/vbd/7/51712",
+        "/local/domain/3/backend/vif/7/51712",
+        "/local/domain/3/backend/vbd/7/51712/x",
+        "/local/domain/3/data",
+    ] {
+        desk.write(foreign, &nodes);
+        let words = desk.ask(foreign).unwrap_err();
+        assert!(
+            words.ends_with("is no backend directory of this domain"),
+            "{words}"
+        );
+    }
+    // Of dom0's only what it serves: the other type is somebody else's there.
+    let mut dom0 = Desk::new(DomId::DOM0, Toolstack::DOM0);
+    let qdisk = "/local/domain/0/backend/qdisk/7/51712";
+    dom0.write(qdisk, &nodes);
+    dom0.ask(qdisk).unwrap_err();
+}
+
+#[test]
+fn what_is_no_image_is_refused_in_words() {
+    let dir = Dir::new("refused");
+    let fifo = dir.path("fifo");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let odd = dir.path("odd");
+    fs::write(&odd, [0; 513]).unwrap();
+    let mut desk = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
+    let vbd = "/local/domain/3/backend/vbd/7/51712";
+    desk.write(vbd, &[("mode", "w")]);
+    let missing = dir.path("missing");
+    for (params, expected) in [
+        (text(&missing), "no such file"),
+        (text(&fifo), "neither a regular file nor a block device"),
+        (text(&odd), "size of 513 bytes is no multiple of 512"),
+        (text(&dir.path("")), "is a directory"),
+        ("relative.img", "no absolute path"),
+    ] {
+        desk.write(vbd, &[("params", params)]);
+        let words = desk.ask(vbd).unwrap_err();
+        assert!(words.contains(expected), "{params}: {words}");
+    }
+}
+
+#[test]
+fn an_image_whose_user_died_is_waited_for_and_one_in_use_is_refused() {
+    let dir = Dir::new("fence");
+    let image = dir.image("a");
+    let mut desk = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
+    let (first, second) = (
+        "/local/domain/3/backend/vbd/7/51712",
+        "/local/domain/3/backend/vbd/8/51712",
+    );
+    for vbd in [first, second] {
+        desk.write(vbd, &[("params", text(&image)), ("mode", "w")]);
+    }
+    let (_, held) = desk.ask(first).unwrap();
+    let words = desk.ask(second).unwrap_err();
+    assert!(words.contains("in use by vbd 7/51712"), "{words}");
+    // The process that asks again has nothing in flight.
+    let words = desk.ask(first).unwrap_err();
+    assert!(words.contains("in use"), "{words}");
+    drop(held);
+    let (_, held) = desk.ask(first).unwrap();
+    desk.files.process_died();
+    // Its I/O goes on: what it had open is still there.
+    assert!(desk.files.image(first).is_none());
+    let (late, _) = desk.files.too_late(first);
+    assert!(matches!(late, Answer::Refused { .. }), "{late:?}");
+    drop(held);
+    desk.ask(first).unwrap();
+}
+
+#[test]
+fn devices_are_given_or_refused_with_their_error() {
+    let desk = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
+    let (answer, fd) = desk.files.device(Device::Evtchn);
+    assert_eq!((answer, fd.is_some()), (Answer::Device, true));
+    let (answer, fd) = desk.files.device(Device::Gntdev);
+    assert!(fd.is_none());
+    let Answer::Refused { errno, .. } = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(errno, ENODEV);
+}
