@@ -6,6 +6,7 @@
 //! suite runs with three real domains ([`world`]) as it does with three values in one process.
 
 pub mod agent;
+pub mod hostile;
 pub mod nodes;
 pub mod remote;
 pub mod rpc;

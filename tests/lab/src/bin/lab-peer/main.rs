@@ -2,8 +2,10 @@
 
 mod agent;
 mod census;
+mod checks;
 mod conformance;
 mod fleet;
+mod hostile;
 mod native;
 
 use clap::{Parser, Subcommand};
@@ -35,6 +37,29 @@ enum Command {
         /// Leave out the one after which domain A is no more
         #[arg(long)]
         keep: bool,
+    },
+    /// Attack grant tables and event channels between three domains, in each of which an agent runs
+    Tables {
+        #[command(flatten)]
+        domains: Three,
+        /// Leave out the attack after which domain A is no more
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Attack the backend of a disk as a frontend whose domain has an agent
+    Block {
+        /// Who attacks
+        #[arg(value_parser = domid)]
+        attacker: DomId,
+        /// Who has another disk of the same backend, and an agent
+        #[arg(value_parser = domid)]
+        bystander: DomId,
+        /// The backend's domain
+        #[arg(long, value_parser = domid, default_value = "0")]
+        back: DomId,
+        /// The number of both disks: xvda
+        #[arg(long, default_value_t = 51712)]
+        vdev: u32,
     },
     /// Print what the agents in these domains hold
     Census {
@@ -71,6 +96,13 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
             only,
             keep,
         } => Ok(conformance::run(domains, &only, keep)),
+        Command::Tables { domains, keep } => Ok(hostile::on_tables(domains, keep)),
+        Command::Block {
+            attacker,
+            bystander,
+            back,
+            vdev,
+        } => hostile::on_block(attacker, bystander, back, vdev),
         Command::Census { domains } => Ok(census::print(&domains)),
     }
 }
