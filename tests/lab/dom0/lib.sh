@@ -22,14 +22,14 @@ fail() { local -; set +x; echo "FAILED: $*"; exit 1; }
 
 # disk_image NAME MIB: an empty image on a file system that can do direct I/O; prints its path
 disk_image() {
-  grep -q ' /images ' /proc/mounts || {
-    modprobe brd rd_nr=2 rd_size=786432
-    modprobe ext4
-    mke2fs -q -t ext4 -O ^has_journal -E lazy_itable_init=1 /dev/ram0 >&2
-    mkdir -p /images; mount /dev/ram0 /images
-  } </dev/null >&2
-  rm -f /images/$1; truncate -s ${2}M /images/$1
-  echo /images/$1
+  local -; set +x
+  grep -q ' /images ' /proc/mounts || make_images >&2 || return 1
+  rm -f /images/$1 && truncate -s ${2}M /images/$1 && echo /images/$1
+}
+# By its name: busybox has a mke2fs of its own.
+make_images() {
+  modprobe brd rd_nr=2 rd_size=786432 && modprobe ext4 &&
+    mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=1 /dev/ram0 && mkdir -p /images && mount -t ext4 /dev/ram0 /images
 }
 
 # linux_blkback: the kernel's own backend serves `disk=["phy:..."]`
@@ -49,6 +49,7 @@ disk() { echo "format=raw,vdev=$2,access=${3:-rw},backendtype=phy,script=block-r
 # guest_config NAME [DISK...]: xl's configuration. From the environment: type, memory, vcpus, extra (kernel
 # arguments), config (more lines)
 guest_config() {
+  local -; set +x
   local name=$1 list= d; shift
   for d; do list="$list'$d',"; done
   cat <<EOF
@@ -68,8 +69,9 @@ EOF
 
 # guest NAME [DISK...]: creates it and waits until it takes commands
 guest() {
+  local -; set +x
   guest_config "$@" >/tmp/$1.cfg
-  xl create -q /tmp/$1.cfg
+  xl create -q /tmp/$1.cfg || return 1
   guest_ready $1
 }
 
@@ -77,7 +79,7 @@ guest() {
 guest_ready() { wait_log $1 '^GUEST-READY' ${2:-60}; }
 
 # wait_log NAME PATTERN SECONDS: for a line of the guest's console
-wait_log() { until_true $3 grep -q "$2" $console/guest-$1.log || { guest_log $1 | tail -20; return 1; }; }
+wait_log() { local -; set +x; until_true $3 grep -q "$2" $console/guest-$1.log || { guest_log $1 | tail -20; return 1; }; }
 
 # guest_log NAME
 guest_log() { local -; set +x; sed 's/\r//g' $console/guest-$1.log; }
@@ -101,7 +103,7 @@ wait_in() {
 }
 
 # in_guest GUEST SECONDS COMMAND: runs it there, with the functions of guest/lib.sh
-in_guest() { wait_in $1 $(start_in $1 "$3") $2; }
+in_guest() { local -; set +x; wait_in $1 $(start_in $1 "$3") $2; }
 
 # guest_off GUEST: shuts it down in order
 guest_off() {
@@ -124,10 +126,10 @@ same_data() {
 }
 
 # count_nodes: nodes of domains and their devices in the store
-count_nodes() { xenstore-ls -f / | grep -c -E '^/(local/domain|libxl|vm)/'; }
+count_nodes() { local -; set +x; xenstore-ls -f / | grep -c -E '^/(local/domain|libxl|vm)/'; }
 
 # count_ports DOMID: its event channels
-count_ports() { lsevtchn $1 | wc -l; }
+count_ports() { local -; set +x; lsevtchn $1 | wc -l; }
 
 # count_grants [DOMID]: entries of grant tables that somebody has mapped or is using: of that domain, else of all
 count_grants() {

@@ -19,7 +19,7 @@ no_disk() {
 }
 
 # fs_make DEVICE, fs_mount DEVICE, fs_check DEVICE: an ext4 on /mnt
-fs_make() { wait_disk $1 && mke2fs -q -t ext4 -F /dev/$1 && echo "made ext4"; }
+fs_make() { wait_disk $1 && mkfs.ext4 -q -F /dev/$1 && echo "made ext4"; }
 fs_mount() { modprobe ext4 && mount -t ext4 /dev/$1 /mnt; }
 fs_check() { e2fsck -f -n /dev/$1; }
 

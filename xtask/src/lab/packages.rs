@@ -3,6 +3,7 @@
 use crate::process::{found, output_of, run};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -119,6 +120,7 @@ pub(crate) const QEMU: Set = Set {
 const AT_A_TIME: usize = 8;
 
 /// The lab's own folder, outside the repository.
+#[derive(Clone)]
 pub(crate) struct Cache(PathBuf);
 
 impl Cache {
@@ -148,14 +150,19 @@ impl Cache {
         self.0.join(path)
     }
 
-    /// Waits for whoever else is at the same thing; held until it is dropped.
-    pub(crate) fn lock(&self, name: &str) -> Result<File> {
+    /// Waits for whoever else is at the same thing; held until it is dropped. `flock FILE cargo xtask lab` holds it
+    /// for several runs: nothing is taken then.
+    pub(crate) fn lock(&self, name: &str) -> Result<Option<File>> {
         let file = File::create(self.join(name))?;
-        if file.try_lock().is_err() {
-            println!("lab: waiting for another run to let go of {name}");
-            file.lock()?;
+        if file.try_lock().is_ok() {
+            return Ok(Some(file));
         }
-        Ok(file)
+        if inherited(&file)? {
+            return Ok(None);
+        }
+        println!("lab: waiting for another run to let go of {name}");
+        file.lock()?;
+        Ok(Some(file))
     }
 
     /// The folder with the set's packages, downloaded and unpacked if they were not.
@@ -258,6 +265,19 @@ fn deb_of(debs: &Path, package: &str) -> Option<PathBuf> {
         .flatten()
         .find(|entry| entry.file_name().to_string_lossy().starts_with(&start))
         .map(|entry| entry.path())
+}
+
+/// Whether somebody opened this file for us before we began, as flock(1) does.
+fn inherited(file: &File) -> Result<bool> {
+    let ours = file.metadata()?;
+    let mut same = 0;
+    for entry in fs::read_dir("/proc/self/fd")?.flatten() {
+        if let Ok(other) = fs::metadata(entry.path()) {
+            same += usize::from((other.dev(), other.ino()) == (ours.dev(), ours.ino()));
+        }
+    }
+    // One of them is `file` itself.
+    Ok(same > 1)
 }
 
 fn remove(dir: &Path) -> Result<()> {
