@@ -66,7 +66,7 @@ pub const CONTRACTS: &[Contract] = &[
     ),
     contract(
         "E3",
-        "notifications merge: any number before take_pending give one true, and then false",
+        "notifications merge: any number before take_pending give one true, at most one more after unmask, and then false",
     ),
     contract(
         "E4",

@@ -11,7 +11,8 @@ pub trait Channel {
     /// Rings the peer (`EVTCHNOP_send`). Ringing an end that nobody has bound does nothing.
     fn notify(&self) -> Result<(), PlatformError>;
 
-    /// Takes what is pending: `true` if the peer rang since the last call, however often (contract E3).
+    /// Takes what is pending: `true` if the peer rang since the last call, however often (contract E3). Where the system takes an
+    /// event before we do (Linux), what came after it and before [`unmask`](Self::unmask) is one more.
     fn take_pending(&self) -> Result<bool, PlatformError>;
 
     /// Says that the work behind the last event is done and the next event may come. Called after the ring was served, never
