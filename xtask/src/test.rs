@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every test there is, group by group.
 
-mod expected;
+pub(crate) mod expected;
 mod group;
 
 use crate::counts::Counts;

@@ -33,7 +33,7 @@ make_images() {
 }
 
 # linux_blkback: the kernel's own backend serves `disk=["phy:..."]`
-linux_blkback() { modprobe xen-blkback; }
+linux_blkback() { modprobe loop && modprobe xen-blkback; }
 
 # ringfence_backend [ARGUMENT...]: ours serves disks with script=block-ringfence; its output is /run/ringfence.log
 ringfence_backend() {
@@ -107,8 +107,9 @@ in_guest() { local -; set +x; wait_in $1 $(start_in $1 "$3") $2; }
 
 # guest_off GUEST: shuts it down in order
 guest_off() {
+  local -; set +x
   local id; id=$(xl domid $1)
-  start_in $1 'poweroff -f' >/dev/null
+  start_in $1 'mount -o remount,ro /; poweroff -f' >/dev/null
   until_true 30 gone $id
 }
 gone() { ! xl list $1; }
@@ -144,6 +145,17 @@ count_grants() {
 }
 grants_printed() { xl dmesg | grep -q 'gnttab_usage_print_all ] done'; }
 
+# mark: remembers how many nodes, event channels and grants there are; back_to_mark waits until it is so again
+mark() { local -; set +x; marked_nodes=$(count_nodes) marked_ports=$(count_ports 0) marked_grants=$(count_grants); }
+back_to_mark() {
+  local -; set +x
+  until_true 20 at_mark && return
+  fail "nodes $(count_nodes), before $marked_nodes; ports $(count_ports 0), before $marked_ports; grants $(count_grants), before $marked_grants"
+}
+at_mark() {
+  [ $(count_nodes) = $marked_nodes ] && [ $(count_ports 0) = $marked_ports ] && [ $(count_grants) = $marked_grants ]
+}
+
 # strangers: sets `strangers` to the processes of user space that were not there before the first scenario
 strangers() {
   local p comm; strangers=
@@ -168,7 +180,7 @@ clean_up() {
   until_true 5 no_strangers || kill -KILL $strangers 2>/dev/null
   until_true 20 only_dom0 || report WHY "$(xl list | awk 'NR > 2 { printf "domain %s is left in state %s; ", $2, $5 }')"
   ! grep -q '^xen_blkback ' /proc/modules || rmmod xen-blkback || :
-  ! grep -q ' /images ' /proc/mounts || { losetup -D 2>/dev/null; rm -f /images/*; }
+  ! grep -q ' /images ' /proc/mounts || { losetup -D 2>/dev/null; rm -rf /images/*; }
   rm -f $console/guest-*.log /tmp/*.cfg /run/followed-* /run/ringfence.log
 }
 only_dom0() { [ $(xl list | wc -l) = 2 ]; }

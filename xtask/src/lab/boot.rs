@@ -156,15 +156,19 @@ impl Boot {
         let text = format!("{broken} after {:.0} s", self.start.elapsed().as_secs_f32());
         writeln!(self.log, "{text}")?;
         let now = Instant::now();
-        let (name, began) = match current {
-            Some(current) => current,
-            // Nobody began: the first one that has not run pays, so that the run comes to an end.
-            None => match scenarios.first() {
-                Some(first) => (first.name.clone(), now),
-                None => return self.stop(),
-            },
-        };
-        ended(&name, Verdict::Failed(text), now - began);
+        match current {
+            Some((name, began)) => ended(&name, Verdict::Failed(text), now - began),
+            // A machine that does not come up will not the next time either.
+            None => {
+                for scenario in scenarios {
+                    ended(
+                        &scenario.name,
+                        Verdict::Failed(text.clone()),
+                        Duration::ZERO,
+                    );
+                }
+            }
+        }
         self.stop()
     }
 
