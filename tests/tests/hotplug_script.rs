@@ -11,7 +11,7 @@ const SCRIPT: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../packaging/xen/block-ringfence"
 );
-const DEVICE: &str = "/local/domain/0/backend/vbd/1/51712";
+const DEVICE: &str = "backend/vbd/1/51712";
 
 /// A store whose nodes are files, its tools, and images.
 struct Host {
@@ -28,11 +28,11 @@ impl Host {
         let host = Self { dir, shell };
         fs::create_dir_all(host.path("bin")).expect("a directory");
         fs::create_dir_all(host.store("")).expect("a directory");
-        host.tool("xenstore-read", r#"cat "$STORE$1" 2>/dev/null"#);
+        host.tool("xenstore-read", r#"cat "$STORE/$1" 2>/dev/null"#);
         // Whole when it appears, as in a store.
         host.tool(
             "xenstore-write",
-            r#"while [ $# -gt 1 ]; do printf %s "$2" >"$STORE$1.new" && mv "$STORE$1.new" "$STORE$1"; shift 2; done"#,
+            r#"while [ $# -gt 1 ]; do printf %s "$2" >"$STORE/$1.new" && mv "$STORE/$1.new" "$STORE/$1"; shift 2; done"#,
         );
         host
     }
@@ -42,7 +42,7 @@ impl Host {
     }
 
     fn store(&self, node: &str) -> PathBuf {
-        self.path(&format!("store{DEVICE}/{node}"))
+        self.path(&format!("store/{DEVICE}/{node}"))
     }
 
     fn tool(&self, name: &str, body: &str) {
