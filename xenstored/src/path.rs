@@ -20,7 +20,8 @@ pub(crate) fn home(domid: DomId) -> String {
 pub(crate) fn canonicalize(domid: DomId, sent: &[u8]) -> Result<String, Errno> {
     let sent = std::str::from_utf8(sent).map_err(|_| Errno::Inval)?;
     let path = match sent.as_bytes().first() {
-        None => return Err(Errno::Inval),
+        // No name of a node begins so, not even a relative one.
+        None | Some(b'@') => return Err(Errno::Inval),
         Some(b'/') => sent.to_owned(),
         Some(_) if sent.len() > REL_PATH_MAX => return Err(Errno::Inval),
         Some(_) => format!("{}/{sent}", home(domid)),
@@ -28,24 +29,26 @@ pub(crate) fn canonicalize(domid: DomId, sent: &[u8]) -> Result<String, Errno> {
     if path.len() > ABS_PATH_MAX && !cfg!(ringfence_weaken = "xsa_323") {
         return Err(Errno::Inval);
     }
-    let valid = path
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"-/_@".contains(&byte))
-        && !path.contains("//")
-        && (path == "/" || !path.ends_with('/'));
+    let valid =
+        path.bytes().all(is_valid) && !path.contains("//") && (path == "/" || !path.ends_with('/'));
     if valid { Ok(path) } else { Err(Errno::Inval) }
 }
 
-/// Like [`canonicalize`], and the special nodes as well, which only watches and permissions know.
+/// Like [`canonicalize`], and special names as well, which only watches and permissions know. Not all of them are nodes: a
+/// client may watch one that a later store would have.
 pub(crate) fn canonicalize_special(domid: DomId, sent: &[u8]) -> Result<String, Errno> {
-    if sent.first() != Some(&b'@') {
+    let Some((b'@', name)) = sent.split_first() else {
         return canonicalize(domid, sent);
+    };
+    let valid = sent.len() <= REL_PATH_MAX && name.iter().all(|byte| is_valid(*byte));
+    match std::str::from_utf8(sent) {
+        Ok(sent) if valid => Ok(sent.to_owned()),
+        _ => Err(Errno::Inval),
     }
-    [INTRODUCE_DOMAIN, RELEASE_DOMAIN]
-        .into_iter()
-        .find(|special| special.as_bytes() == sent)
-        .map(str::to_owned)
-        .ok_or(Errno::Inval)
+}
+
+fn is_valid(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-/_@".contains(&byte)
 }
 
 /// The parent of an absolute path and the last component; `None` for `/` and for special nodes.
@@ -103,7 +106,10 @@ mod tests {
             canonicalize_special(dom, b"@releaseDomain").unwrap(),
             RELEASE_DOMAIN
         );
-        assert_eq!(canonicalize_special(dom, b"@other"), Err(Errno::Inval));
+        assert_eq!(canonicalize_special(dom, b"@other").unwrap(), "@other");
+        assert_eq!(canonicalize_special(dom, b"@a b"), Err(Errno::Inval));
+        assert_eq!(canonicalize(dom, b"@releaseDomain"), Err(Errno::Inval));
+        assert_eq!(canonicalize(dom, b"a@b").unwrap(), "/local/domain/7/a@b");
     }
 
     #[test]

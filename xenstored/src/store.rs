@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use ringfence_core::DomId;
-use ringfence_core::wire::xs_wire::{ERROR_NONE, ERROR_PROTO, Errno};
+use ringfence_core::wire::xs_wire::{ERROR_NONE, ERROR_PROTO};
 
 use crate::connection::{ConnId, Connection};
-use crate::domain::Domain;
+use crate::domain::{Domain, Witness};
 use crate::fairness::Hold;
-use crate::ops::OK;
-use crate::path::{INTRODUCE_DOMAIN, RELEASE_DOMAIN, split};
+use crate::path::split;
 use crate::perms::{Caller, Identity, Life};
 use crate::quota::{Limits, Usage};
 use crate::transaction::{Change, Transaction};
@@ -63,6 +62,7 @@ pub struct Store {
     pub(crate) resume: bool,
     /// `XS_INTRODUCE` waits for the caller's word.
     pub(crate) asks: bool,
+    pub(crate) witness: Option<Witness>,
     next_conn: u64,
 }
 
@@ -91,108 +91,11 @@ impl Store {
             hold: None,
             resume: false,
             asks: false,
+            witness: None,
             next_conn: 1,
         };
         store.domain_mut(DomId::DOM0).introduced = true;
         store
-    }
-
-    /// A domain exists from now on: `@introduceDomain` fires. Returns whether it was not introduced before.
-    pub fn introduce(&mut self, domid: DomId) -> bool {
-        let new = !std::mem::replace(&mut self.domain_mut(domid).introduced, true);
-        if new {
-            self.fire(&[Change {
-                path: INTRODUCE_DOMAIN.into(),
-                exact: true,
-                old: None,
-            }]);
-        }
-        new
-    }
-
-    /// From now on `XS_INTRODUCE` is answered only when [`admit`](Self::admit) says how: for callers that can fail to serve a
-    /// domain's ring. Until then nothing more is done for the connection that asked.
-    pub fn ask_before_introducing(&mut self) {
-        self.asks = true;
-    }
-
-    /// Answers the [`Effect::Introducing`] of `conn`: with `Ok` the domain is introduced. Does nothing if nothing waits.
-    pub fn admit(&mut self, conn: ConnId, answer: Result<(), Errno>) {
-        let waits = self
-            .conns
-            .get_mut(&conn)
-            .and_then(|conn| conn.introducing.take());
-        let Some((header, domid)) = waits else {
-            return;
-        };
-        if answer.is_ok() {
-            self.introduce(domid);
-        }
-        if let Some(connection) = self.conns.get_mut(&conn) {
-            connection.answer(header, answer.map(|()| OK.to_vec()));
-        }
-        while self.run(conn) {}
-        self.run_waiting();
-    }
-
-    /// A domain has shut down and still exists: `@releaseDomain` fires, once until `XS_RESUME`. Returns whether it did.
-    pub fn shut_down(&mut self, domid: DomId) -> bool {
-        let Some(domain) = self.domains.get_mut(&domid) else {
-            return false;
-        };
-        if !domain.introduced || std::mem::replace(&mut domain.shut_down, true) {
-            return false;
-        }
-        self.fire(&[Change {
-            path: RELEASE_DOMAIN.into(),
-            exact: true,
-            old: None,
-        }]);
-        true
-    }
-
-    /// A domain is gone: its connections, its nodes and everything below them, and its permissions; `@releaseDomain` fires.
-    /// Returns whether it existed. Dom0 cannot be released.
-    pub fn release(&mut self, domid: DomId) -> bool {
-        let existed = self
-            .domains
-            .get(&domid)
-            .is_some_and(|domain| domain.introduced);
-        if domid == DomId::DOM0 || !existed {
-            return false;
-        }
-        let of_domain = self
-            .conns
-            .iter()
-            .filter(|(_, conn)| conn.who.domid == domid);
-        let conns: Vec<_> = of_domain.map(|(id, _)| *id).collect();
-        for conn in conns {
-            self.disconnect(conn);
-        }
-        let domain = self.domain_mut(domid);
-        *domain = Domain::new(domain.life.next());
-        for domain in self.domains.values_mut() {
-            domain.target.take_if(|target| target.domid == domid);
-        }
-        let mut changes = Vec::new();
-        if !cfg!(ringfence_weaken = "xsa_419") {
-            self.remove_nodes_of(domid, &mut changes);
-        }
-        changes.push(Change {
-            path: RELEASE_DOMAIN.into(),
-            exact: true,
-            old: None,
-        });
-        self.fire(&changes);
-        self.run_waiting();
-        true
-    }
-
-    /// Whether `domid` was introduced and not released. Dom0 always is.
-    pub fn is_introduced(&self, domid: DomId) -> bool {
-        self.domains
-            .get(&domid)
-            .is_some_and(|domain| domain.introduced)
     }
 
     /// Opens a connection on behalf of `domid`.

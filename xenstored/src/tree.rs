@@ -9,6 +9,9 @@ use crate::path::{INTRODUCE_DOMAIN, RELEASE_DOMAIN};
 use crate::perms::NodePerms;
 use crate::quota::Owned;
 
+/// What the size limit takes off for every node, so that clients meet it where Xen's daemon has it.
+const HEADER: usize = 24;
+
 /// A node without its path.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Node {
@@ -32,7 +35,7 @@ impl Node {
     /// Bytes that the size limit looks at.
     pub(crate) fn size(&self) -> usize {
         let names: usize = self.children.iter().map(|name| name.len() + 1).sum();
-        self.value.len() + names + 8 * self.perms.entries().len()
+        HEADER + self.value.len() + names + 8 * self.perms.entries().len()
     }
 
     /// What the node costs its owner.

@@ -1,5 +1,6 @@
 //! What only those see who serve the store: introductions that wait, shutdowns, and turns at a ring.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringfence_core::DomId;
@@ -156,4 +157,104 @@ fn a_request_that_waited_for_a_hold_is_done_when_its_time_is_over() {
     assert_eq!(answer(&mut store, two), None);
     store.advance(HOLD);
     assert_eq!(answer(&mut store, two), Some((Op::WRITE, b"OK\0".to_vec())));
+}
+
+fn chmod(store: &mut Store, conn: ConnId, payload: &[u8]) -> (Op, Vec<u8>) {
+    store.feed(conn, &message(Op::SET_PERMS, 0, payload));
+    answer(store, conn).unwrap()
+}
+
+#[test]
+fn permissions_are_for_domains_that_exist() {
+    let there = Arc::new(Mutex::new(vec![5]));
+    let mut store = Store::new();
+    let witnessed = Arc::clone(&there);
+    store.ask_who_exists(move |domid| witnessed.lock().unwrap().contains(&domid.get()));
+    let tool = store.connect(DomId::DOM0);
+    client(&mut store, tool)
+        .write(Tx::NONE, "/a", b"1")
+        .unwrap();
+    client(&mut store, tool)
+        .write(Tx::NONE, "/b", b"1")
+        .unwrap();
+    let fine = (Op::SET_PERMS, b"OK\0".to_vec());
+    let nobody = (Op::ERROR, b"ENOENT\0".to_vec());
+    assert_eq!(chmod(&mut store, tool, b"/a\0n6\0"), nobody);
+    assert_eq!(chmod(&mut store, tool, b"/a\0n0\0r5\0r6\0"), fine);
+    assert_eq!(chmod(&mut store, tool, b"/b\0n5\0"), fine);
+    assert_eq!(store.known().collect::<Vec<_>>(), [0, 5].map(DomId::new));
+    // What dom0 prepared for the one counts, what it prepared for nobody does not.
+    for (domid, may) in [(5, true), (6, false)] {
+        store.introduce(DomId::new(domid));
+        let guest = store.connect(DomId::new(domid));
+        let read = client(&mut store, guest)
+            .read(Tx::NONE, "/a", &mut [0; 8])
+            .is_ok();
+        assert_eq!(read, may, "{domid}");
+    }
+}
+
+#[test]
+fn who_was_named_and_never_introduced_leaves_nothing_behind() {
+    let mut store = Store::new();
+    let tool = store.connect(DomId::DOM0);
+    client(&mut store, tool)
+        .watch("@releaseDomain", "t")
+        .unwrap();
+    for path in ["/a", "/b"] {
+        client(&mut store, tool)
+            .write(Tx::NONE, path, b"1")
+            .unwrap();
+    }
+    chmod(&mut store, tool, b"/a\0n0\0r5\0");
+    chmod(&mut store, tool, b"/b\0n5\0");
+    while answer(&mut store, tool).is_some() {}
+    assert!(!store.release(DomId::new(5)), "it was not introduced");
+    assert_eq!(answer(&mut store, tool), None, "and nobody is told");
+    assert_eq!(store.known().collect::<Vec<_>>(), [DomId::DOM0]);
+    let names = client(&mut store, tool)
+        .directory(Tx::NONE, "/", &mut [0; 64])
+        .map(|names| names.count());
+    assert_eq!(names, Ok(1));
+    // The next one of that number is somebody else.
+    store.introduce(DomId::new(5));
+    let guest = store.connect(DomId::new(5));
+    let read = client(&mut store, guest)
+        .read(Tx::NONE, "/a", &mut [0; 8])
+        .map(<[u8]>::len);
+    assert_eq!(read, Err(StoreError::Denied));
+}
+
+#[test]
+fn special_names_are_for_watches_and_permissions() {
+    let mut store = Store::new();
+    let tool = store.connect(DomId::DOM0);
+    for op in [
+        Op::READ,
+        Op::WRITE,
+        Op::MKDIR,
+        Op::RM,
+        Op::DIRECTORY,
+        Op::GET_PERMS,
+    ] {
+        store.feed(tool, &message(op, 0, b"@releaseDomain\0"));
+        assert_eq!(
+            answer(&mut store, tool),
+            Some((Op::ERROR, b"EINVAL\0".to_vec())),
+            "{op:?}"
+        );
+    }
+    client(&mut store, tool).watch("@aLaterOne", "t").unwrap();
+    assert_eq!(
+        chmod(&mut store, tool, b"@aLaterOne\0n0\0").0,
+        Op::WATCH_EVENT
+    );
+    assert_eq!(
+        answer(&mut store, tool),
+        Some((Op::ERROR, b"ENOENT\0".to_vec()))
+    );
+    assert_eq!(
+        chmod(&mut store, tool, b"@releaseDomain\0n0\0r0\0").1,
+        b"OK\0"
+    );
 }

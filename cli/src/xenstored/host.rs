@@ -53,4 +53,7 @@ pub trait Host {
     /// # Errors
     /// The hypervisor does not say.
     fn health(&mut self, domid: DomId) -> io::Result<Health>;
+
+    /// Something that says whether a domain exists, and may be asked at any time.
+    fn witness(&self) -> Box<dyn Fn(DomId) -> bool + Send>;
 }

@@ -185,7 +185,8 @@ impl<H: Host> Rings<H> {
 
     /// Looks at every domain: who is gone is released, and who has shut down is announced.
     pub(super) fn look(&mut self, store: &mut Store, host: &mut H) {
-        let domids: Vec<_> = self.by_domid.keys().copied().collect();
+        // Also those that dom0 made nodes for and did not introduce.
+        let domids: Vec<_> = store.known().collect();
         for domid in domids.into_iter().filter(|domid| *domid != DomId::DOM0) {
             match host.health(domid) {
                 Ok(Health::Alive) => {}

@@ -28,6 +28,7 @@ impl<H: Host> Server<H> {
     pub fn new(host: H, first: Token) -> Self {
         let mut store = Store::new();
         store.ask_before_introducing();
+        store.ask_who_exists(host.witness());
         Self {
             store,
             host,

@@ -3,12 +3,13 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use ringfence_core::mem::SharedMem;
 use ringfence_core::platform::Access;
 use ringfence_core::{DomId, EvtchnPort, GrantRef};
-use ringfence_linux::domains::{Domains, DomainsError};
+use ringfence_linux::domains::{DomainInfo, Domains, DomainsError};
 use ringfence_linux::evtchn::{Evtchn, VIRQ_DOM_EXC};
 use ringfence_linux::files::{ByPath, DeviceFiles};
 use ringfence_linux::gntdev::{Gntdev, Mapping};
@@ -25,7 +26,7 @@ const STORE_PAGE: GrantRef = GrantRef::new(1);
 pub(super) struct XenHost {
     evtchn: Evtchn,
     gntdev: Gntdev,
-    domains: Domains,
+    domains: Arc<Mutex<Domains>>,
     dom_exc: EvtchnPort,
 }
 
@@ -39,7 +40,7 @@ impl XenHost {
         Ok(Self {
             evtchn,
             gntdev: Gntdev::new(ByPath.gntdev()?),
-            domains: Domains::new(Privcmd::open()?),
+            domains: Arc::new(Mutex::new(Domains::new(Privcmd::open()?))),
             dom_exc,
         })
     }
@@ -99,7 +100,7 @@ impl Host for XenHost {
     }
 
     fn health(&mut self, domid: DomId) -> io::Result<Health> {
-        let info = self.domains.get(domid).map_err(|error| match error {
+        let info = info(&self.domains, domid).map_err(|error| match error {
             DomainsError::Refused { errno } => io::Error::from_raw_os_error(errno),
             other => io::Error::other(other),
         })?;
@@ -110,6 +111,19 @@ impl Host for XenHost {
             Some(_) => Health::Alive,
         })
     }
+
+    fn witness(&self) -> Box<dyn Fn(DomId) -> bool + Send> {
+        let domains = Arc::clone(&self.domains);
+        // If the hypervisor does not say, dom0 is believed.
+        Box::new(move |domid| {
+            info(&domains, domid).map_or(true, |info| info.is_some_and(|info| !info.dying))
+        })
+    }
+}
+
+fn info(domains: &Mutex<Domains>, domid: DomId) -> Result<Option<DomainInfo>, DomainsError> {
+    let mut domains = domains.lock().unwrap_or_else(PoisonError::into_inner);
+    domains.get(domid)
 }
 
 /// A ring page.

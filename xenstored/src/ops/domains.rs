@@ -46,9 +46,10 @@ impl Store {
         if target == DomId::DOM0 {
             return Err(Errno::Inval);
         }
-        if !self.release(target) {
+        if !self.is_introduced(target) {
             return Err(Errno::NoEnt);
         }
+        self.release(target);
         self.effects.push_back(Effect::Released { domid: target });
         Ok(OK.to_vec())
     }

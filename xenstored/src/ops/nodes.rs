@@ -7,6 +7,7 @@ use ringfence_core::wire::xs_wire::Errno;
 
 use super::{Nodes, OK, Request};
 use crate::path::{ancestors, canonicalize, child, split};
+use crate::perms::{Caller, NodePerms};
 use crate::store::Store;
 use crate::transaction::{Change, View};
 use crate::tree::Node;
@@ -17,14 +18,15 @@ impl Nodes<'_> {
         match self.view.get(path)? {
             Some(node) if node.perms.reads(&self.caller) => Ok(node),
             Some(_) => Err(Errno::Acces),
-            None => Err(self.missing(path)),
+            None => Err(self.missing(path, NodePerms::reads)),
         }
     }
 
-    /// That a node is missing is only for those to know who may read the nearest one above it.
-    pub(super) fn missing(&self, path: &str) -> Errno {
+    /// That a node is missing is only for those to know who could do what they want with the nearest one above it.
+    pub(super) fn missing(&self, path: &str, may: fn(&NodePerms, &Caller) -> bool) -> Errno {
         let nearest = ancestors(path).find_map(|path| self.view.peek(path));
-        if nearest.is_some_and(|node| node.perms.reads(&self.caller)) {
+        if self.caller.is_privileged() || nearest.is_some_and(|node| may(&node.perms, &self.caller))
+        {
             Errno::NoEnt
         } else {
             Errno::Acces
@@ -210,7 +212,7 @@ impl Store {
                 Ok(OK.to_vec())
             }
             // Removing what is not there is fine, as long as it could have been there.
-            None => match nodes.missing(&path) {
+            None => match nodes.missing(&path, NodePerms::writes) {
                 Errno::NoEnt if nodes.view.get(parent)?.is_some() => Ok(OK.to_vec()),
                 errno => Err(errno),
             },
@@ -234,7 +236,7 @@ impl Store {
                 && let Some(node) = view.tree.get(&path).cloned()
             {
                 let mut node = Arc::unwrap_or_clone(node);
-                node.perms = crate::perms::NodePerms::dom0();
+                node.perms = NodePerms::dom0();
                 view.put(&path, node);
             }
         }

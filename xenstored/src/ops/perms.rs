@@ -5,8 +5,8 @@ use ringfence_core::store::Perm;
 use ringfence_core::wire::xs_wire::Errno;
 
 use super::{OK, Request};
-use crate::path::canonicalize_special;
-use crate::perms::{Life, NodePerms};
+use crate::path::{canonicalize, canonicalize_special};
+use crate::perms::{Caller, Life, NodePerms};
 use crate::store::Store;
 
 impl Store {
@@ -16,8 +16,18 @@ impl Store {
             .map_or(Life::FIRST, |domain| domain.life)
     }
 
+    /// Whether a permission for `domid` is for somebody.
+    fn exists(&self, caller: &Caller, domid: DomId) -> bool {
+        let told = match &self.witness {
+            Some(witness) => witness.exists(domid),
+            // Dom0 prepares nodes for domains that it introduces later.
+            None => caller.is_privileged(),
+        };
+        told || domid == caller.who.domid || self.is_introduced(domid)
+    }
+
     pub(super) fn get_perms(&mut self, request: &mut Request<'_>) -> Result<Vec<u8>, Errno> {
-        let path = canonicalize_special(request.caller.who.domid, request.one()?)?;
+        let path = canonicalize(request.caller.who.domid, request.one()?)?;
         let perms = self.nodes(request).readable(&path)?.perms.clone();
         let mut answer = Vec::new();
         for (at, entry) in perms.entries().iter().enumerate() {
@@ -48,13 +58,14 @@ impl Store {
         {
             return Err(Errno::NoSpc);
         }
+        let owner = list.first().ok_or(Errno::Inval)?.domid;
+        if self.witness.is_some() && !self.exists(&caller, owner) {
+            return Err(Errno::NoEnt);
+        }
         let new = NodePerms::from_list(&list, |domid| {
-            let known = caller.is_privileged()
-                || self.is_introduced(domid)
-                || cfg!(ringfence_weaken = "xsa_417");
             if domid == caller.who.domid {
                 caller.who.life
-            } else if known {
+            } else if self.exists(&caller, domid) || cfg!(ringfence_weaken = "xsa_417") {
                 self.life(domid)
             } else {
                 Life::NEVER
@@ -62,7 +73,7 @@ impl Store {
         })?;
         let mut nodes = self.nodes(request);
         let Some(node) = nodes.view.get(&path)? else {
-            return Err(nodes.missing(&path));
+            return Err(nodes.missing(&path, NodePerms::writes));
         };
         if !(node.perms.is_owner(&caller) || (path == "/" && cfg!(ringfence_weaken = "xsa_353"))) {
             return Err(Errno::Acces);
@@ -74,8 +85,17 @@ impl Store {
         let mut changed = (*node).clone();
         changed.perms = new;
         nodes.fits(&changed)?;
+        let named: Vec<_> = changed
+            .perms
+            .entries()
+            .iter()
+            .map(|entry| entry.who)
+            .collect();
         nodes.view.put(&path, changed);
         nodes.view.changed(&path, false, Some(node.perms.clone()));
+        for who in named.iter().filter(|who| who.life != Life::NEVER) {
+            self.domain_mut(who.domid).named = true;
+        }
         Ok(OK.to_vec())
     }
 }

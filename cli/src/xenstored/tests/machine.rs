@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 
 use ringfence_core::mem::SharedMem;
 use ringfence_core::wire::xs_wire::{Op, RING_SIZE, SockMsg};
@@ -180,7 +181,10 @@ impl Machine {
 
 /// A handle on the machine: one for the server, one for the test.
 #[derive(Clone, Default)]
-pub(super) struct Fake(pub(super) Rc<RefCell<Machine>>);
+pub(super) struct Fake(
+    pub(super) Rc<RefCell<Machine>>,
+    pub(super) Arc<Mutex<BTreeSet<DomId>>>,
+);
 
 impl Host for Fake {
     type Page = Page;
@@ -226,5 +230,10 @@ impl Host for Fake {
         let known = machine.pages.contains_key(&domid);
         let default = if known { Health::Alive } else { Health::Gone };
         Ok(machine.health.get(&domid).copied().unwrap_or(default))
+    }
+
+    fn witness(&self) -> Box<dyn Fn(DomId) -> bool + Send> {
+        let there = Arc::clone(&self.1);
+        Box::new(move |domid| there.lock().unwrap().contains(&domid))
     }
 }

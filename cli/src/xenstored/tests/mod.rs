@@ -37,6 +37,7 @@ impl World {
     /// The hypervisor makes a domain.
     fn create(&self, domid: u16) -> Page {
         let page = Page::new();
+        self.machine.1.lock().unwrap().insert(DomId::new(domid));
         let mut machine = self.machine.0.borrow_mut();
         machine.pages.insert(DomId::new(domid), page.clone());
         page
@@ -282,6 +283,25 @@ fn who_shuts_down_is_announced_and_who_dies_is_released() {
         tool.ask(&mut world, Op::IS_DOMAIN_INTRODUCED, b"2\0").1,
         "T|"
     );
+}
+
+#[test]
+fn who_dies_before_it_is_introduced_is_forgotten() {
+    let mut world = World::new();
+    let mut tool = world.tool();
+    world.create(5);
+    for (op, payload, said) in [
+        (Op::WRITE, &b"/a\x001"[..], "OK|"),
+        (Op::SET_PERMS, b"/a\0n6\0", "ENOENT|"),
+        (Op::SET_PERMS, b"/a\0n5\0", "OK|"),
+    ] {
+        assert_eq!(tool.ask(&mut world, op, payload).1, said);
+    }
+    world.server.domains_changed();
+    assert_eq!(tool.ask(&mut world, Op::READ, b"/a\0").1, "1");
+    world.set_health(5, Health::Gone);
+    world.server.domains_changed();
+    assert_eq!(tool.ask(&mut world, Op::READ, b"/a\0").1, "ENOENT|");
 }
 
 #[test]
