@@ -37,7 +37,7 @@ const IOCTLS: &[u64] = &[
 pub fn run(options: &BackendOptions, probe: Option<&ProbeTargets>) -> Result<()> {
     let stop = Stop::install().context("cannot catch signals")?;
     let link = Arc::new(Link::new(inherited_socket()?));
-    let who = link.hello().context("the supervisor does not answer")?;
+    let (who, _lock) = link.hello().context("the supervisor does not answer")?;
     let platform = Linux::with_files(who.domid(), link.clone());
     let store = platform.store().context("no xenstore")?;
     let (report, ring) = confine(options, IOCTLS)?;

@@ -55,8 +55,9 @@ pub(super) fn run(run_dir: Option<&Path>, wanted: &DriverDomain) -> Result<u8> {
         Some(Restart::Never) => RestartPolicy::Never,
         Some(Restart::OnFailure) | None => RestartPolicy::OnFailure,
     };
-    // Both live until the end.
-    let (mut probe, mut lock) = (None, None);
+    // Lives until the end of the probe.
+    let mut probe = None;
+    let mut lock = None;
     if wanted.probe_sandbox {
         let (reachable, targets) = Reachable::new(&run_dir)?;
         arguments.push(format!("--probe={}", serde_json::to_string(&targets)?));
@@ -76,8 +77,12 @@ pub(super) fn run(run_dir: Option<&Path>, wanted: &DriverDomain) -> Result<u8> {
     tracing::info!(%domid, types = ?backend::types(&toolstack), "serving as a driver domain");
     let program = "/proc/self/exe".into();
     let files = Files::new(domid, toolstack, store, ByPath);
-    let exit = Supervisor::new(identity, files, program, arguments, restart).run(stop.as_fd())?;
-    drop((probe, lock));
+    let mut supervisor = Supervisor::new(identity, files, program, arguments, restart);
+    if let Some(lock) = lock {
+        supervisor = supervisor.with_lock(lock.into());
+    }
+    let exit = supervisor.run(stop.as_fd())?;
+    drop(probe);
     Ok(match exit {
         Exit::Code(code) => u8::try_from(code).unwrap_or(1),
         Exit::Signal(signal) => 128_u8.saturating_add(u8::try_from(signal).unwrap_or(127)),

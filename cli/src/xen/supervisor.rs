@@ -52,6 +52,7 @@ pub(super) struct Supervisor<S, F> {
     arguments: Vec<String>,
     restarts: Restarts,
     process: Option<Process>,
+    lock: Option<OwnedFd>,
 }
 
 impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
@@ -70,7 +71,14 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
             arguments,
             restarts: Restarts::new(policy, Instant::now()),
             process: None,
+            lock: None,
         }
+    }
+
+    /// Keeps `lock`, and has the process keep it as well, which may outlive us.
+    pub(super) fn with_lock(self, lock: OwnedFd) -> Self {
+        let lock = Some(lock);
+        Self { lock, ..self }
     }
 
     /// Starts the process and watches over it until it ended for good: by itself, or since `stop` became readable.
@@ -190,7 +198,10 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
             }
         };
         let given = match ask {
-            Ask::Hello => (Answer::Welcome(self.identity.clone()), None),
+            Ask::Hello => {
+                let lock = self.lock.as_ref().and_then(|lock| lock.try_clone().ok());
+                (Answer::Welcome(self.identity.clone()), lock)
+            }
             Ask::Device(device) => self.files.device(device),
             Ask::OpenImage { backend_dir } => match self.files.image(&backend_dir) {
                 Some(given) => given,

@@ -53,7 +53,8 @@ pub(super) struct Identity {
 /// From the supervisor to the process.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
-    /// To [`Ask::Hello`].
+    /// To [`Ask::Hello`]. With it comes the lock of [`take_lock`](super::driver_domain_checks::take_lock), if the supervisor
+    /// has it: should it die, nobody else starts to serve before this process has ended.
     Welcome(Identity),
     /// The device; its descriptor comes with this.
     Device,
@@ -106,10 +107,10 @@ impl Link {
         }
     }
 
-    /// Who we are.
-    pub(super) fn hello(&self) -> io::Result<Identity> {
+    /// Who we are, and the lock that says so, to be kept for as long as we serve.
+    pub(super) fn hello(&self) -> io::Result<(Identity, Option<OwnedFd>)> {
         match self.call(&Ask::Hello)? {
-            (Answer::Welcome(identity), _) => Ok(identity),
+            (Answer::Welcome(identity), lock) => Ok((identity, lock)),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -176,3 +177,6 @@ impl Identity {
         DomId::new(self.domid)
     }
 }
+
+#[cfg(test)]
+mod tests;
