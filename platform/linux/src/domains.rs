@@ -3,6 +3,7 @@
 //! Xen's `sysctl` interface has a version and refuses every other; what we use of it has been the same in all of them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use ringfence_core::{DomId, EvtchnPort, SharedMem};
 use rustix::io::Errno;
@@ -115,6 +116,8 @@ pub struct DomainInfo {
     pub pages: u64,
     /// Pages that it may have.
     pub max_pages: u64,
+    /// How long its virtual processors have run, all together.
+    pub cpu_time: Duration,
     /// Its UUID, as the toolstack chose it.
     pub handle: [u8; 16],
 }
@@ -132,6 +135,7 @@ impl DomainInfo {
             vcpus: raw.nr_online_vcpus,
             pages: raw.tot_pages,
             max_pages: raw.max_pages,
+            cpu_time: Duration::from_nanos(raw.cpu_time),
             handle: raw.handle,
         }
     }
