@@ -220,7 +220,12 @@ impl<'a> Fields<'a> {
             None | Some("disk" | "") => {}
             Some(other) => return Err(self.bad("devtype", other, "only disk is served")),
         }
-        if let Some(script) = self.get("script") {
+        // Ours has nothing to do where no toolstack runs it.
+        let script = self.get("script").filter(|script| {
+            let name = script.rsplit('/').next();
+            name != Some(ringfence_blkback::service::SCRIPT)
+        });
+        if let Some(script) = script {
             return Err(self.bad("script", script, "hotplug scripts are not run here"));
         }
         let vdev_text = self.need("vdev")?;

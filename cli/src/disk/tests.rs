@@ -42,6 +42,14 @@ fn xm_forms() {
 }
 
 #[test]
+fn our_own_hotplug_script_may_be_named() {
+    for script in ["block-ringfence", "/etc/xen/scripts/block-ringfence"] {
+        let disk = parse(&format!("vdev=xvda,script={script},target=/img"));
+        assert_eq!(disk.target, "/img");
+    }
+}
+
+#[test]
 fn every_refusal_names_field_and_value() {
     for (text, part) in [
         ("vdev=xvda", "no target"),

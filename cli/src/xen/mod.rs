@@ -1,6 +1,7 @@
 //! `--platform xen`: the commands on Linux that runs on the real hypervisor, in dom0 or in a guest.
 
 pub mod backend;
+pub mod block;
 mod driver_domain;
 mod driver_domain_checks;
 mod guest;
@@ -24,9 +25,11 @@ pub fn run(cli: &Cli) -> Result<u8> {
             return driver_domain::run(cli.run_dir.as_deref(), wanted);
         }
         Command::Guest(wanted) => return guest::run(wanted),
-        Command::BlockAttach { .. } => "block-attach",
-        Command::BlockDetach { .. } => "block-detach",
-        Command::BlockList { .. } => "block-list",
+        Command::BlockAttach { guest, disk } => return block::attach(guest, disk).map(|()| 0),
+        Command::BlockDetach { guest, vdev } => return block::detach(guest, vdev).map(|()| 0),
+        Command::BlockList { guest, json } => {
+            return block::list(guest.as_deref(), *json).map(|()| 0);
+        }
         Command::Xenstore(_) => "xenstore",
         Command::Xenstored(_) => "xenstored",
         Command::Shutdown => "shutdown",

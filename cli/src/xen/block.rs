@@ -1,0 +1,162 @@
+//! `block-attach`, `block-detach` and `block-list` on Xen: disks of running domains, by writing the nodes that libxl would.
+
+pub mod attached;
+pub mod nodes;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use ringfence_blkback::service::BackendType;
+use ringfence_core::store::{Store, StoreError};
+use ringfence_core::wire::vbd::Vdev;
+use ringfence_linux::store::{LinuxStore, open_store, own_domid};
+
+use self::attached::Domains;
+use self::nodes::{Attaching, Detaching, Disk, Place};
+use crate::disk::{DiskAccess, DiskSpec};
+
+/// How long the two ends may take to connect, and a frontend to let go.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a device may take to close that never connected.
+const UNDOING: Duration = Duration::from_secs(5);
+
+/// Attaches a disk to a running domain; without `backend=` by this one.
+///
+/// # Errors
+/// In words: what is wrong with the names, or why the ends did not connect. Nothing is left behind then.
+pub fn attach(guest: &str, disk: &DiskSpec) -> Result<()> {
+    let mut store = open_store()?;
+    let own = own_domid(&mut store)?;
+    let domains = Domains::read(&mut store)?;
+    let backend = match &disk.backend {
+        Some(name) => domains.find(name)?,
+        None => own,
+    };
+    let place = Place {
+        kind: BackendType::Vbd,
+        guest: domains.find(guest)?,
+        backend,
+        vdev: disk.vdev.get(),
+    };
+    let local = place.backend == own;
+    let params = if local {
+        let target = Path::new(&disk.target);
+        let target = target
+            .canonicalize()
+            .with_context(|| format!("target '{}'", disk.target))?;
+        target.to_string_lossy().into_owned()
+    } else if disk.target.starts_with('/') {
+        disk.target.clone()
+    } else {
+        bail!(
+            "target '{}' of another domain is not an absolute path",
+            disk.target
+        );
+    };
+    let new = Disk {
+        params: &params,
+        dev: &disk.vdev_name,
+        read_only: disk.access == DiskAccess::ReadOnly,
+        local,
+    };
+    let what = || format!("cannot attach {} to {guest}", disk.vdev_name);
+    nodes::write(&mut store, &place, &new).with_context(what)?;
+    connected(&mut store, &place).with_context(what)
+}
+
+/// Waits for both ends, and takes the device away again if that fails.
+fn connected(store: &mut LinuxStore, place: &Place) -> Result<()> {
+    let mut last = Attaching::default();
+    let ended = wait(store, place, PATIENCE, |store| {
+        last = nodes::attaching(store, place)?;
+        Ok(last.is_connected() || last.failure().is_some())
+    });
+    let reason = match ended {
+        Ok(true) if last.failure().is_none() => return Ok(()),
+        Ok(_) => last.reason(place, PATIENCE),
+        Err(error) => error.to_string(),
+    };
+    nodes::begin_detach(store, place)?;
+    // Nobody closes what nobody saw.
+    if last.was_seen() {
+        wait(store, place, UNDOING, |store| {
+            Ok(nodes::detaching(store, place)?.is_over())
+        })?;
+    }
+    nodes::remove(store, place)?;
+    bail!(reason)
+}
+
+/// Detaches a disk, and waits until the guest has let go of it.
+///
+/// # Errors
+/// There is no such disk, or the guest keeps it.
+pub fn detach(guest: &str, vdev: &str) -> Result<()> {
+    let number: Vdev = vdev.parse().with_context(|| format!("vdev '{vdev}'"))?;
+    let mut store = open_store()?;
+    let guest_id = Domains::read(&mut store)?.find(guest)?;
+    let place = attached::find(&mut store, guest_id, number.get())
+        .with_context(|| format!("cannot detach {vdev} from {guest}"))?;
+    nodes::begin_detach(&mut store, &place)?;
+    let mut last = Detaching::default();
+    let over = wait(&mut store, &place, PATIENCE, |store| {
+        last = nodes::detaching(store, &place)?;
+        Ok(last.is_over())
+    })?;
+    if !over {
+        bail!(
+            "{guest} has not let go of {vdev} in {} s ({last}); it stays until the guest closes it",
+            PATIENCE.as_secs()
+        );
+    }
+    nodes::remove(&mut store, &place)?;
+    Ok(())
+}
+
+/// Prints the disks of one domain, or of all.
+///
+/// # Errors
+/// No store, or no such domain.
+pub fn list(guest: Option<&str>, json: bool) -> Result<()> {
+    let mut store = open_store()?;
+    let domains = Domains::read(&mut store)?;
+    let only = guest.map(|guest| domains.find(guest)).transpose()?;
+    let disks = attached::all(&mut store, only)?;
+    if json {
+        println!("{}", attached::json(&disks, &domains));
+    } else {
+        print!("{}", attached::table(&disks, &domains));
+    }
+    Ok(())
+}
+
+/// Asks again whenever anything of the device changes, until the answer is yes or the time is over, which is `false`.
+fn wait<S: Store>(
+    store: &mut S,
+    place: &Place,
+    patience: Duration,
+    mut ask: impl FnMut(&mut S) -> Result<bool, StoreError>,
+) -> Result<bool, StoreError> {
+    const TOKEN: &str = "ringfence";
+    let end = Instant::now() + patience;
+    let dirs = [place.backend_dir(), place.frontend_dir()];
+    for dir in &dirs {
+        store.watch(dir, TOKEN)?;
+    }
+    let answer = loop {
+        while store.next_watch()?.is_some() {}
+        if ask(store)? {
+            break true;
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break false;
+        }
+        store.wait(Some(left))?;
+    };
+    for dir in &dirs {
+        store.unwatch(dir, TOKEN)?;
+    }
+    Ok(answer)
+}
