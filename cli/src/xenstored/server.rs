@@ -1,11 +1,13 @@
 //! The store with everybody it serves. Nothing here waits.
 
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use ringfence_core::mem::SharedMem as _;
 use ringfence_core::store::{Connection, Store as _, StoreError, Tx};
-use ringfence_core::wire::xs_wire::Errno;
+use ringfence_core::wire::xs_wire::{DomainInterface, Errno};
 use ringfence_core::{DomId, EvtchnPort};
 use ringfence_xenstored::{ConnId, Effect, MemoryTransport, Store};
 
@@ -45,6 +47,11 @@ impl<H: Host> Server<H> {
     pub fn start(&mut self) -> io::Result<()> {
         self.first_nodes().map_err(io::Error::other)?;
         let (page, port) = self.host.own()?;
+        if page.load_u32(offset_of!(DomainInterface, req_cons)) != 0 {
+            tracing::warn!(
+                "dom0's kernel had another store before, and what that one held is lost"
+            );
+        }
         self.rings
             .add(&mut self.store, &mut self.host, DomId::DOM0, page, port);
         Ok(())
