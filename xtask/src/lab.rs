@@ -8,6 +8,7 @@ mod kernel;
 mod layout;
 mod packages;
 mod programs;
+mod qdisk;
 mod qemu;
 mod results;
 mod scenario;
@@ -39,9 +40,15 @@ pub(crate) struct Options {
     /// Say which there are, and stop
     #[arg(long)]
     list: bool,
+    /// Download and unpack what is missing, and stop
+    #[arg(long)]
+    fetch: bool,
     /// Keep the logs of boots that went well
     #[arg(long)]
     keep_logs: bool,
+    /// Multiply every limit, on a slow or busy machine
+    #[arg(long, value_name = "TIMES", default_value_t = 1)]
+    patience: u32,
     /// Write docs/STATUS.md from the results of this and earlier runs of the same commit
     #[arg(long)]
     status: bool,
@@ -59,6 +66,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return list(&all);
     }
     let cache = Cache::open()?;
+    if options.fetch {
+        let layout = Layout::open(&cache, &work)?;
+        for (name, version) in layout.peers()? {
+            println!("{name} {version}");
+        }
+        return Ok(());
+    }
     if options.scenarios == ["shell"] {
         let layout = Layout::open(&cache, &work)?;
         let mut programs = scenario::select(all, &[], true)?;
@@ -72,6 +86,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return status::write(&Results::open(&work)?, &root());
     }
     all = scenario::select(all, &options.scenarios, options.all)?;
+    for scenario in &mut all {
+        scenario.limit *= options.patience;
+    }
     let layout = Layout::open(&cache, &work)?;
     let counts = run_all(&cache, &layout, all, options, &work)?;
     counts.record("lab")?;
@@ -141,7 +158,7 @@ fn run_all(
                     waiting.len(),
                     log.display()
                 );
-                Boot::start(layout, &machine, &initrd, &log)?.follow(
+                Boot::start(layout, &machine, &initrd, &log, options.patience)?.follow(
                     &waiting,
                     |name, verdict, took| {
                         println!(
@@ -184,7 +201,7 @@ fn write_initrd(
     work: &Path,
 ) -> Result<PathBuf> {
     let path = work.join(format!("initrd-{}", std::process::id()));
-    let archive = layout.dom0(scenarios, options.bin.as_deref())?;
+    let archive = layout.dom0(scenarios, options.bin.as_deref(), options.patience)?;
     fs::write(&path, archive).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }

@@ -1,13 +1,14 @@
 # Functions for scenarios in dom0. A scenario is a shell with `set -e`: the first command that fails ends it.
 console=/var/log/xen/console
+. /lab/patience
 
 # seconds: since dom0's start
 seconds() { cut -d. -f1 /proc/uptime; }
 
-# until_true SECONDS COMMAND...: repeats it until it succeeds
+# until_true SECONDS COMMAND...: repeats it until it succeeds; `--patience` makes the seconds more
 until_true() {
   local -; set +x
-  local end=$(( $(seconds) + $1 )); shift
+  local end=$(( $(seconds) + $1 * patience )); shift
   until "$@" >/dev/null 2>&1; do
     [ $(seconds) -lt $end ] || { echo "not within the time: $*"; return 1; }
     usleep 100000
@@ -19,6 +20,9 @@ skip() { echo "$*" >/run/skip; exit 0; }
 
 # fail WHY: ends it
 fail() { local -; set +x; echo "FAILED: $*"; exit 1; }
+
+# fails COMMAND...: `set -e` does not look at `! COMMAND`
+fails() { if "$@"; then fail "it should not succeed: $*"; fi; }
 
 # disk_image NAME MIB: an empty image on a file system that can do direct I/O; prints its path
 disk_image() {
@@ -181,7 +185,7 @@ clean_up() {
   until_true 20 only_dom0 || report WHY "$(xl list | awk 'NR > 2 { printf "domain %s is left in state %s; ", $2, $5 }')"
   ! grep -q '^xen_blkback ' /proc/modules || rmmod xen-blkback || :
   ! grep -q ' /images ' /proc/mounts || { losetup -D 2>/dev/null; rm -rf /images/*; }
-  rm -f $console/guest-*.log /tmp/*.cfg /run/followed-* /run/ringfence.log
+  rm -f $console/guest-*.log /tmp/*.cfg /run/ringfence.log
 }
 only_dom0() { [ $(xl list | wc -l) = 2 ]; }
 

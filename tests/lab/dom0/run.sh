@@ -25,7 +25,6 @@ census() {
 }
 
 report READY
-census >/dev/null   # once, so that what is there only after the first time is there
 old_processes=
 strangers
 old_processes=" $strangers "

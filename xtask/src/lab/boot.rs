@@ -74,6 +74,7 @@ pub(crate) struct Boot {
     lines: Receiver<Line>,
     start: Instant,
     log: File,
+    patience: u32,
     console: Vec<String>,
     guests: Vec<String>,
 }
@@ -85,6 +86,7 @@ impl Boot {
         machine: &Machine,
         initrd: &Path,
         log: &Path,
+        patience: u32,
     ) -> Result<Self> {
         let mut child = qemu::command(layout, machine, initrd, &Ports::Split)
             .stdin(Stdio::null())
@@ -102,6 +104,7 @@ impl Boot {
             lines,
             start: Instant::now(),
             log: File::create(log).with_context(|| format!("cannot write {}", log.display()))?,
+            patience,
             console: Vec::new(),
             guests: Vec::new(),
         })
@@ -116,7 +119,8 @@ impl Boot {
     ) -> Result<()> {
         let mut current: Option<(String, Instant)> = None;
         let mut why = Vec::new();
-        let mut deadline = self.start + TO_BOOT;
+        let clean_up = TO_CLEAN_UP * self.patience;
+        let mut deadline = self.start + TO_BOOT * self.patience;
         let broken = loop {
             let Some(report) = self.next(deadline)? else {
                 break if Instant::now() >= deadline {
@@ -127,10 +131,10 @@ impl Boot {
             };
             let now = Instant::now();
             match report {
-                Report::Ready => deadline = now + TO_CLEAN_UP,
+                Report::Ready => deadline = now + clean_up,
                 Report::Begin(name) => {
                     let limit = scenarios.iter().find(|s| s.name == name).map(|s| s.limit);
-                    deadline = now + limit.unwrap_or_default() + TO_CLEAN_UP;
+                    deadline = now + limit.unwrap_or_default() + clean_up;
                     why.clear();
                     current = Some((name, now));
                 }
@@ -145,7 +149,7 @@ impl Boot {
                         Verdict::Failed(why.join("; "))
                     };
                     ended(&name, verdict, now - began);
-                    deadline = now + TO_CLEAN_UP;
+                    deadline = now + clean_up;
                 }
                 Report::Skip(name, why) => ended(&name, Verdict::Skipped(why), Duration::ZERO),
                 Report::Done => return self.stop(),

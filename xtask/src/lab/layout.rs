@@ -4,7 +4,7 @@ use super::kernel::Kernel;
 use super::packages::{Cache, QEMU, XEN};
 use super::scenario::{Need, Scenario};
 use super::tree::Tree;
-use super::{fio, programs};
+use super::{fio, programs, qdisk};
 use crate::process::{output_of, root};
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -49,6 +49,7 @@ const XEN_BIN: &str = "usr/lib/xen-4.17/bin";
 pub(crate) struct Layout {
     pub(crate) kernel: Kernel,
     pub(crate) qemu: PathBuf,
+    cache: Cache,
     xen: PathBuf,
     work: PathBuf,
     base: Tree,
@@ -66,6 +67,7 @@ impl Layout {
         let mut layout = Self {
             kernel,
             qemu,
+            cache: cache.clone(),
             xen,
             work: work.to_owned(),
             base: Tree::default(),
@@ -75,7 +77,12 @@ impl Layout {
     }
 
     /// The archives of dom0, one behind the other, for these scenarios.
-    pub(crate) fn dom0(&self, scenarios: &[Scenario], bin: Option<&Path>) -> Result<Vec<u8>> {
+    pub(crate) fn dom0(
+        &self,
+        scenarios: &[Scenario],
+        bin: Option<&Path>,
+        patience: u32,
+    ) -> Result<Vec<u8>> {
         let has = |need| scenarios.iter().any(|s| s.needs.contains(&need));
         let mut guest = self.base.clone();
         guest.copy_all("lab", &root().join("tests/lab/guest"))?;
@@ -111,10 +118,15 @@ impl Layout {
                 dom0.copy("etc/xen/scripts/block-ringfence", &script)?;
             }
         }
+        if has(Need::Qdisk) {
+            qdisk::add(&mut dom0, &self.cache, &self.xen, &self.qemu)?;
+        }
         for scenario in scenarios {
             let path = format!("lab/scenarios/{}.sh", scenario.name);
             dom0.bytes(&path, 0o644, scenario.text.clone().into_bytes());
         }
+        let patience = format!("patience={patience}\n");
+        dom0.bytes("lab/patience", 0o644, patience.into_bytes());
         let order: String = scenarios
             .iter()
             .map(|s| format!("{} {}\n", s.name, s.limit.as_secs()))

@@ -25,22 +25,25 @@ impl Results {
                 .current_dir(root())
                 .args(["rev-parse", "HEAD"]),
         )?;
-        let commit = commit.trim().to_owned();
         let path = work.join("results.json");
-        let old: Value = fs::read(&path)
+        let old = fs::read(&path)
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
-        let same = old["commit"] == Value::String(commit.clone());
+        Ok(Self::of(path, commit.trim(), &old))
+    }
+
+    /// What of `old` is of this commit.
+    fn of(path: PathBuf, commit: &str, old: &Value) -> Self {
         let scenarios = match old["scenarios"].as_object() {
-            Some(scenarios) if same => scenarios.clone(),
+            Some(scenarios) if old["commit"] == *commit => scenarios.clone(),
             _ => Map::new(),
         };
-        Ok(Self {
+        Self {
             path,
-            commit,
+            commit: commit.to_owned(),
             scenarios,
-        })
+        }
     }
 
     /// Notes how a scenario went, at once: an interrupted run keeps what it has.
@@ -105,4 +108,30 @@ pub(crate) struct Row<'a> {
     pub(crate) outcome: &'a str,
     pub(crate) peer: &'a str,
     pub(crate) feature: &'a str,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A passed and a failed scenario.
+    pub(crate) fn example(commit: &str) -> Results {
+        let peers = json!({ "linux": "6.1", "xen": "4.17" });
+        let old = json!({ "commit": "c1", "scenarios": {
+            "disk": { "outcome": "passed", "shows": ["Linux: fsck", "Linux: trim"], "peers": peers },
+            "trim": { "outcome": "failed", "shows": ["Linux: trim"], "peers": peers },
+        }});
+        Results::of(PathBuf::new(), commit, &old)
+    }
+
+    #[test]
+    fn only_the_same_commit_counts() {
+        let rows: Vec<(String, String)> = example("c1")
+            .rows()
+            .map(|row| (row.scenario.to_owned(), row.feature.to_owned()))
+            .collect();
+        let expected = [("disk", "fsck"), ("disk", "trim"), ("trim", "trim")];
+        assert_eq!(rows, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert_eq!(example("c2").rows().count(), 0);
+    }
 }

@@ -79,3 +79,25 @@ fn page(results: &Results, list: &str) -> Result<String> {
     }
     Ok(page)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::results::tests::example;
+    use super::page;
+
+    #[test]
+    fn a_row_is_tried_when_nothing_that_shows_it_failed() {
+        let list = "# Words.\nLinux: fsck\nLinux: resize\nQEMU: verify\n";
+        let page = page(&example("c1"), list).expect("parses");
+        for line in [
+            "Versions: linux 6.1, xen 4.17.",
+            "| fsck | tried | `disk` |",
+            "| trim | **failed** | `trim` |",
+            "| resize | not yet |  |",
+            "| verify | not yet |  |",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
+        }
+        assert!(super::page(&example("c1"), "no colon\n").is_err());
+    }
+}
