@@ -169,6 +169,7 @@ impl<'a, P: World> Guest<'a, P> {
         let Some(mut disk) = self.connect(&spec.disk)? else {
             return Ok(0);
         };
+        crate::say(&serde_json::json!({ "ready": self.identity, "verifying": spec.disk }));
         let start = Instant::now();
         let seed = work.seed.unwrap_or_else(verify::any_seed);
         let mut verifier = Verifier::new(&mut disk, seed, usize::from(work.depth))?;

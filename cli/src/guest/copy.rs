@@ -432,6 +432,27 @@ mod tests {
     }
 
     #[test]
+    fn what_a_broken_connection_left_undone_is_done_again() {
+        for seed in 0..10 {
+            let geometry = disk(1).geometry();
+            let sectors = 3001;
+            let make = || {
+                let geometry = Geometry {
+                    sectors,
+                    ..geometry
+                };
+                MemoryBlocks::new(geometry, 32, seed).expect("a descriptor")
+            };
+            let mut from = make();
+            fill(&mut from);
+            // Of the reads some, and of the writes, the flush and the reading back.
+            let (mut from, mut to) = (from.aborting(40), make().aborting(99));
+            copy(&mut from, &mut to, 8, &mut |_, _| {}).expect("copy");
+            assert!(from.bytes() == to.bytes(), "seed {seed}");
+        }
+    }
+
+    #[test]
     fn a_failed_read_is_named() {
         let (from, mut to) = (disk(100), disk(100));
         let error = copy(&mut from.failing(88..89), &mut to, 4, &mut |_, _| {}).expect_err("fails");

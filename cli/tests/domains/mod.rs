@@ -18,7 +18,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    fn start(run_dir: &Path, arguments: &[&str]) -> Self {
+    pub(crate) fn start(run_dir: &Path, arguments: &[&str]) -> Self {
         let mut child = Command::new(PROGRAM)
             .arg("--run-dir")
             .arg(run_dir)
@@ -41,7 +41,7 @@ impl Running {
     }
 
     /// The next line with this key: what it says.
-    fn said(&mut self, key: &str) -> Option<Value> {
+    pub(crate) fn said(&mut self, key: &str) -> Option<Value> {
         self.lines.by_ref().find_map(|line| {
             let line: Value = serde_json::from_str(&line.expect("text")).expect("JSON");
             line.get(key).cloned()
@@ -71,6 +71,18 @@ impl Running {
         self.child.kill().expect("it lives");
         self.ended = true;
         self.child.wait().expect("it ends");
+    }
+
+    /// Asks it to end, and goes on.
+    pub(crate) fn ask_to_end(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) fn wait(mut self) -> ExitStatus {
+        self.lines.by_ref().for_each(drop);
+        self.ended = true;
+        self.child.wait().expect("it ends")
     }
 
     /// Asks it to end: what it says under this key.

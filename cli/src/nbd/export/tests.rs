@@ -88,3 +88,25 @@ fn a_disk_that_vanishes_fails_everything_and_hangs_nobody() {
     };
     assert!(failed(19) && failed(119) && failed(1000), "{replies:?}");
 }
+
+#[test]
+fn what_a_broken_connection_left_undone_is_done_again_and_nobody_hears_of_it() {
+    for seed in 0..20 {
+        let Export { blocks, .. } = export(seed);
+        let mut export = Export::new(blocks.aborting(57));
+        for i in 0..100_u64 {
+            export.write(CLIENT, i, i * 77, span(i * 77, &[i as u8 + 1; 77]));
+        }
+        export.flush(CLIENT, 1000);
+        let replies = finish(&mut export);
+        assert_eq!(replies.len(), 101);
+        assert!(replies.iter().all(|reply| matches!(reply.result, Ok(None))));
+        export.read(CLIENT, 2000, 0, 7700);
+        let replies = finish(&mut export);
+        let span = replies[0].result.as_ref().expect("read");
+        let span = span.as_ref().expect("data");
+        for (at, byte) in span.blocks[span.range()].iter().enumerate() {
+            assert_eq!(*byte, (at / 77) as u8 + 1, "byte {at}, seed {seed}");
+        }
+    }
+}
