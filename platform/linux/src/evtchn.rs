@@ -160,12 +160,14 @@ pub struct Channel {
 
 impl Channel {
     pub(crate) fn alloc(device: OwnedFd, peer: DomId) -> Result<Self, EvtchnError> {
-        let evtchn = restricted(device, peer)?;
+        let evtchn = Evtchn::new(device).map_err(|errno| failed("fcntl", errno))?;
         let port = evtchn.bind_unbound(peer).map_err(|errno| match errno {
             Errno::NOSPC => EvtchnError::Exhausted,
             Errno::SRCH => EvtchnError::NoDomain { peer },
             errno => failed("IOCTL_EVTCHN_BIND_UNBOUND_PORT", errno).into(),
         })?;
+        // Not before: Linux refuses a restricted descriptor every allocation, also for the peer that it names.
+        let _ = evtchn.restrict(peer);
         Ok(Self { evtchn, port })
     }
 
