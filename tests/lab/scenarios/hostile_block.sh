@@ -8,7 +8,7 @@ guest linux "$(disk $linux xvda)"
 work=$(start_in linux 'for n in 1 2 3 4 5 6 7 8; do fio_verify /dev/xvda 16 --offset=1M || exit 1; done; random_data xvda 1')
 for name in attacker bystander; do
   image=$(disk_image $name.img 8)
-  memory=128 extra=noblkfront guest $name "$(disk $image xvda)"
+  extra=noblkfront guest $name "$(disk $image xvda)"
   start_in $name 'modprobe xen-gntdev; modprobe xen-gntalloc; exec lab-peer agent' >/dev/null
 done
 lab-peer block $(xl domid attacker) $(xl domid bystander)

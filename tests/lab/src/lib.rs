@@ -2,12 +2,12 @@
 //!
 //! One process can speak for many domains: an [`agent`] runs in each of them and executes platform operations, a [`Remote`] is a
 //! [`Platform`](ringfence_core::platform::Platform) whose every operation is a call to an agent. Requests and answers
-//! ([`rpc`]) travel through [`nodes`] of XenStore, so a guest needs neither network nor console. With that the conformance
-//! suite runs with three real domains ([`world`]) as it does with three values in one process.
+//! ([`rpc`]) travel through [`pages`] that it grants to dom0, so a guest needs neither network nor console. With that the
+//! conformance suite runs with three real domains ([`world`]) as it does with three values in one process.
 
 pub mod agent;
 pub mod hostile;
-pub mod nodes;
+pub mod pages;
 pub mod remote;
 pub mod rpc;
 pub mod world;

@@ -1,4 +1,4 @@
-//! The platform contracts through agents: every operation travels through nodes of XenStore and comes back.
+//! The platform contracts through agents: every operation travels through granted pages and comes back.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use ringfence_core::platform::{Platform as _, PlatformError};
 use ringfence_core::{DomId, EvtchnPort, GrantRef};
 use ringfence_lab::Line;
 use ringfence_lab::agent::{Agent, Native};
-use ringfence_lab::nodes::{GuestEnd, HostEnd, NodesError};
+use ringfence_lab::pages::{GuestEnd, HostEnd, PagesError};
 use ringfence_lab::remote::Carrier;
 use ringfence_lab::rpc::{Answer, Census};
 use ringfence_lab::world::{Fleet, RemoteWorld};
@@ -36,18 +36,18 @@ impl Native for InSim {
     }
 }
 
-/// Both ends of the nodes and the agent, in one thread: it answers when it is asked.
+/// Both ends of the pages and the agent, in one thread: it answers when it is asked.
 struct Lockstep {
-    host: HostEnd<SimStore>,
-    guest: GuestEnd<SimStore>,
+    host: HostEnd<Sim>,
+    guest: GuestEnd<Sim>,
     agent: Agent<InSim>,
 }
 
 impl Lockstep {
     fn new(world: &World, domid: DomId) -> Self {
-        let sim = world.domain(domid);
-        let guest = GuestEnd::start(sim.store(), domid).expect("the store works");
-        let host = HostEnd::connect(world.store(DomId::DOM0), domid, None, Duration::ZERO);
+        let (sim, dom0) = (world.domain(domid), world.domain(DomId::DOM0));
+        let guest = GuestEnd::start(&sim, &mut sim.store()).expect("the store works");
+        let host = HostEnd::connect(&dom0, &mut dom0.store(), domid, None, Duration::ZERO);
         Self {
             host: host.expect("the agent is ready"),
             guest,
@@ -57,7 +57,7 @@ impl Lockstep {
 }
 
 impl Carrier for Lockstep {
-    fn call(&mut self, request: &[u8]) -> Result<Vec<u8>, NodesError> {
+    fn call(&mut self, request: &[u8]) -> Result<Vec<u8>, PagesError> {
         self.host.send(request)?;
         let request = self.guest.poll()?.expect("a request is there");
         assert_eq!(self.guest.poll()?, None, "seen once");
@@ -68,7 +68,7 @@ impl Carrier for Lockstep {
         Ok(self.host.receive()?.expect("an answer is there"))
     }
 
-    fn send(&mut self, request: &[u8]) -> Result<(), NodesError> {
+    fn send(&mut self, request: &[u8]) -> Result<(), PagesError> {
         self.host.send(request)
     }
 }

@@ -6,7 +6,7 @@ mod store;
 pub use handles::{RemoteChannel, RemoteGranted, RemoteMapping};
 pub use store::RemoteStore;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 
@@ -16,31 +16,31 @@ use ringfence_core::platform::{
 };
 use ringfence_core::{DomId, EvtchnPort, GrantRef};
 
-use crate::nodes::NodesError;
+use crate::pages::PagesError;
 use crate::rpc::{Answer, Census, CopyLocal, CopyOp, Failure, Id, Request};
 
 /// Carries one request to an agent and its answer back, both as bytes.
 pub trait Carrier {
     /// Sends `request` and waits for its answer.
-    fn call(&mut self, request: &[u8]) -> Result<Vec<u8>, NodesError>;
+    fn call(&mut self, request: &[u8]) -> Result<Vec<u8>, PagesError>;
 
     /// Sends `request`, which has no answer.
-    fn send(&mut self, request: &[u8]) -> Result<(), NodesError>;
+    fn send(&mut self, request: &[u8]) -> Result<(), PagesError>;
 }
 
 /// The way to one process of one agent. Whatever was made through it belongs to that process.
 pub struct Line {
-    carrier: RefCell<Box<dyn Carrier>>,
+    /// None once the process at the other end is no more.
+    carrier: RefCell<Option<Box<dyn Carrier>>>,
     domid: DomId,
     capabilities: Capabilities,
-    dead: Cell<bool>,
 }
 
 impl fmt::Debug for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Line")
             .field("domid", &self.domid)
-            .field("dead", &self.dead)
+            .field("dead", &self.carrier.borrow().is_none())
             .finish_non_exhaustive()
     }
 }
@@ -57,10 +57,9 @@ impl Line {
                 domid,
                 capabilities,
             } => Rc::new(Self {
-                carrier: RefCell::new(carrier),
+                carrier: RefCell::new(Some(carrier)),
                 domid: DomId::new(domid),
                 capabilities: capabilities.into(),
-                dead: Cell::new(false),
             }),
             other => unexpected(&Request::Hello, &other),
         }
@@ -68,7 +67,7 @@ impl Line {
 
     /// The process at the other end is no more: from now on dropping what it held does nothing.
     pub fn hang_up(&self) {
-        self.dead.set(true);
+        self.carrier.replace(None);
     }
 
     /// Has a request executed.
@@ -76,12 +75,11 @@ impl Line {
     /// # Panics
     /// If the agent does not answer, is dead, or panicked.
     pub(crate) fn ask(&self, request: &Request) -> Result<Answer, Failure> {
-        assert!(
-            !self.dead.get(),
-            "{request:?} to a dead process of domain {}",
-            self.domid
-        );
-        match exchange(&mut **self.carrier.borrow_mut(), request) {
+        let mut carrier = self.carrier.borrow_mut();
+        let Some(carrier) = carrier.as_mut() else {
+            panic!("{request:?} to a dead process of domain {}", self.domid);
+        };
+        match exchange(&mut **carrier, request) {
             Answer::Failed(Failure::Other(text)) => {
                 panic!("domain {} at {request:?}: {text}", self.domid)
             }
@@ -100,10 +98,9 @@ impl Line {
 
     /// Lets go of something the agent holds. Whatever is wrong then, the agent's end ends it.
     fn release(&self, id: Id) {
-        if !self.dead.get()
-            && let Ok(request) = postcard::to_stdvec(&Request::Drop { id })
-        {
-            let _ = self.carrier.borrow_mut().call(&request);
+        let request = postcard::to_stdvec(&Request::Drop { id });
+        if let (Some(carrier), Ok(request)) = (self.carrier.borrow_mut().as_mut(), request) {
+            let _ = carrier.call(&request);
         }
     }
 
@@ -124,10 +121,11 @@ impl Line {
     /// # Panics
     /// If it cannot be told.
     pub fn kill(&self) {
-        self.hang_up();
         let request = postcard::to_stdvec(&Request::Die).expect("a request can be encoded");
-        let sent = self.carrier.borrow_mut().send(&request);
-        sent.unwrap_or_else(|error| panic!("{:?}: {error}", Request::Die));
+        if let Some(mut carrier) = self.carrier.take() {
+            let sent = carrier.send(&request);
+            sent.unwrap_or_else(|error| panic!("{:?}: {error}", Request::Die));
+        }
     }
 }
 

@@ -4,12 +4,12 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Context as _;
 use ringfence_lab::agent::Agent;
-use ringfence_lab::nodes::GuestEnd;
+use ringfence_lab::pages::GuestEnd;
 use ringfence_lab::rpc::Request;
 use ringfence_linux::Linux;
 use rustix::process::{Signal, getpid, kill_process};
 
-use crate::native::{InLinux, answered};
+use crate::native::{InLinux, answered, wait};
 
 /// Starts the agent's process again whenever it is killed; ends with it when it ends by itself.
 pub(crate) fn watch_over() -> anyhow::Result<ExitCode> {
@@ -30,17 +30,17 @@ pub(crate) fn watch_over() -> anyhow::Result<ExitCode> {
 pub(crate) fn serve() -> anyhow::Result<ExitCode> {
     let native = InLinux(Linux::open()?);
     let domid = native.domid();
-    let store = native.0.store().context("no connection to XenStore")?;
-    let mut nodes = GuestEnd::start(store, domid)?;
+    let mut store = native.0.store().context("no connection to XenStore")?;
+    let mut pages = GuestEnd::start(&native.0, &mut store)?;
     let mut agent = Agent::new(native);
     println!("lab-peer: agent of domain {domid} is ready");
     loop {
-        let request = nodes.next_request()?;
+        let request = pages.next_request(&mut wait)?;
         if let Ok(Request::Die) = postcard::from_bytes(&request) {
             // No destructor runs: whatever is held, the kernel takes it back.
             kill_process(getpid(), Signal::KILL)?;
         }
         let answer = answered(&mut agent, &request);
-        nodes.answer(&answer)?;
+        pages.answer(&answer)?;
     }
 }

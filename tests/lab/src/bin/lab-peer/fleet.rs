@@ -7,28 +7,28 @@ use std::time::Duration;
 use ringfence_core::DomId;
 use ringfence_lab::Line;
 use ringfence_lab::agent::Agent;
-use ringfence_lab::nodes::{HostEnd, NodesError};
+use ringfence_lab::pages::{HostEnd, PagesError};
 use ringfence_lab::remote::Carrier;
 use ringfence_lab::world::Fleet;
-use ringfence_linux::{Linux, LinuxStore, open_store};
+use ringfence_linux::Linux;
 use ringfence_tests::conformance::Who;
 
 use crate::Three;
-use crate::native::{Here, InLinux};
+use crate::native::{Here, InLinux, wait};
 
 /// How long an agent may take to answer, or to come back: a guest under emulation is slow.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An agent in another domain.
 #[derive(Debug)]
-struct There(HostEnd<LinuxStore>);
+struct There(HostEnd<Linux>);
 
 impl Carrier for There {
-    fn call(&mut self, request: &[u8]) -> Result<Vec<u8>, NodesError> {
-        self.0.call(request, PATIENCE)
+    fn call(&mut self, request: &[u8]) -> Result<Vec<u8>, PagesError> {
+        self.0.call(request, PATIENCE, &mut wait)
     }
 
-    fn send(&mut self, request: &[u8]) -> Result<(), NodesError> {
+    fn send(&mut self, request: &[u8]) -> Result<(), PagesError> {
         self.0.send(request)
     }
 }
@@ -38,8 +38,10 @@ impl Carrier for There {
 /// # Panics
 /// If there is none in time.
 pub(crate) fn connect(domid: DomId, before: Option<u32>) -> (Rc<Line>, u32) {
-    let store = open_store().unwrap_or_else(|error| panic!("no connection to XenStore: {error}"));
-    let end = HostEnd::connect(store, domid, before, PATIENCE)
+    let linux = Linux::open().unwrap_or_else(|error| panic!("not in dom0: {error}"));
+    let store = linux.store();
+    let mut store = store.unwrap_or_else(|error| panic!("no connection to XenStore: {error}"));
+    let end = HostEnd::connect(&linux, &mut store, domid, before, PATIENCE)
         .unwrap_or_else(|error| panic!("no agent in domain {domid}: {error}"));
     let incarnation = end.incarnation();
     (Line::new(Box::new(There(end))), incarnation)

@@ -1,12 +1,15 @@
 //! Agents on Linux on Xen.
 
+use std::time::Duration;
+
 use ringfence_core::platform::{Platform as _, PlatformError};
 use ringfence_core::{DomId, EvtchnPort, GrantRef};
 use ringfence_lab::agent::{Agent, Native};
-use ringfence_lab::nodes::NodesError;
+use ringfence_lab::pages::PagesError;
 use ringfence_lab::remote::Carrier;
 use ringfence_lab::rpc::{Answer, Request};
 use ringfence_linux::{Channel, Granted, Linux, LinuxStore};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 /// This domain.
 #[derive(Debug)]
@@ -47,14 +50,22 @@ impl Native for InLinux {
 pub(crate) struct Here(pub(crate) Agent<InLinux>);
 
 impl Carrier for Here {
-    fn call(&mut self, request: &[u8]) -> Result<Vec<u8>, NodesError> {
+    fn call(&mut self, request: &[u8]) -> Result<Vec<u8>, PagesError> {
         Ok(answered(&mut self.0, request))
     }
 
-    fn send(&mut self, request: &[u8]) -> Result<(), NodesError> {
+    fn send(&mut self, request: &[u8]) -> Result<(), PagesError> {
         answered(&mut self.0, request);
         Ok(())
     }
+}
+
+/// Waits until a channel was rung.
+pub(crate) fn wait(channel: &Channel, timeout: Duration) {
+    let timeout = Timespec::try_from(timeout).ok();
+    let mut fds = [PollFd::new(channel, PollFlags::IN)];
+    // Whatever came of it, the caller looks again.
+    let _ = rustix::event::poll(&mut fds, timeout.as_ref());
 }
 
 /// Executes an encoded request, and encodes the answer.
