@@ -80,7 +80,7 @@ guest() {
 }
 
 # guest_ready NAME [SECONDS]
-guest_ready() { wait_log $1 '^GUEST-READY' ${2:-60}; }
+guest_ready() { wait_log $1 '^GUEST-READY' ${2:-90}; }
 
 # wait_log NAME PATTERN SECONDS: for a line of the guest's console
 wait_log() { local -; set +x; until_true $3 grep -q "$2" $console/guest-$1.log || { guest_log $1 | tail -20; return 1; }; }
@@ -193,7 +193,7 @@ only_dom0() { [ $(xl list | wc -l) = 2 ]; }
 diagnose() {
   local -; set +x
   echo "---- xl list"; xl list
-  echo "---- store"; xenstore-ls -f /local/domain 2>/dev/null | grep -E '/(backend|device/vbd)/'
+  echo "---- store"; xenstore-ls -f /local/domain 2>/dev/null | grep -E '/(state|online|error|hotplug-[a-z]*|physical-device-path) = '
   echo "---- dmesg"; dmesg | tail -15
   [ ! -e /run/ringfence.log ] || { echo "---- ringfence"; tail -20 /run/ringfence.log; }
 }

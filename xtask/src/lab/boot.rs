@@ -19,7 +19,7 @@ const TO_BOOT: Duration = Duration::from_secs(240);
 const TO_CLEAN_UP: Duration = Duration::from_secs(90);
 
 /// Lines of each console that a failure shows.
-const TAIL: usize = 60;
+const TAIL: usize = 80;
 
 /// How a scenario went.
 #[derive(Clone, PartialEq, Eq, Debug)]
