@@ -64,7 +64,8 @@ impl Evtchn {
         unsafe { call(&self.0, request, words.as_mut_ptr().cast()) }
     }
 
-    /// From now on binds ports of this peer only, also in a process that the descriptor is passed to. Linux refuses this for dom0.
+    /// From now on binds ports of this peer only and allocates none, also in a process that the descriptor is passed to. Linux
+    /// refuses this for dom0.
     ///
     /// # Errors
     /// `ENOTTY` before Linux 4.9; `EINVAL` for dom0; `EACCES` when it is restricted already.
