@@ -121,6 +121,14 @@ fn world() -> RemoteWorld<SimFleet> {
 ringfence_tests::platform_conformance!(world());
 
 #[test]
+fn attacks_on_tables_travel_as_well() {
+    for (name, attack) in ringfence_lab::hostile::tables::attacks() {
+        println!("{name}");
+        attack(&mut world());
+    }
+}
+
+#[test]
 fn dropped_handles_are_dropped_at_the_agent() {
     use ringfence_core::platform::{Access, Granted as _};
     use ringfence_tests::conformance::World as _;
