@@ -309,6 +309,8 @@ fn a_driver_domain_opens_what_params_say_and_removes_what_is_over() {
     third.round_trip(&mut xl.rig, 2);
     xl.detach(&mut third);
     assert!(!xl.is_there(&above));
+    let types = above.rsplit_once('/').expect("a path").0;
+    assert!(!xl.is_there(types), "the last one");
     second.round_trip(&mut xl.rig, 3);
     xl.detach(&mut second);
     assert!(!xl.is_there(&second.back_dir));

@@ -28,6 +28,10 @@ const STEPS: usize = 16;
 /// Messages about one device that a guest can provoke.
 const MESSAGES: u32 = 16;
 
+/// What goes with the last device: the frontend's directory and that of the type, not `backend` itself, which is the place that
+/// the toolstack made for this domain.
+const ABOVE: usize = 2;
+
 /// Whether the device is still there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Life {
@@ -181,7 +185,7 @@ impl<'p, P: Platform> Device<'p, P> {
                     self.leave(store, doorbells)?;
                     // The image is another's from here on: it must be closed when the directory is gone.
                     self.disk = None;
-                    match paths::erase(store, &self.dir) {
+                    match paths::erase(store, &self.dir, ABOVE) {
                         Err(error) if is_lost(error) => return Err(error),
                         // It would be the same at once again: whoever may remove it has to.
                         Err(error) => self.warn(format_args!("the directory stays: {error}")),

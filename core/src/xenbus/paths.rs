@@ -108,30 +108,35 @@ pub fn fatal<S: Store>(
     told
 }
 
-/// Removes a device's directory, and the one above it if nothing else is there and we may: `.../<front>` of a backend's
-/// `.../<front>/<device>`. That it is gone already is no failure.
+/// Removes a device's directory and then, from the inside, as many of the `above` directories above it as are empty and for us
+/// to remove. That it is gone already is no failure.
 ///
 /// # Errors
-/// What the store said; [`StoreError::Denied`] if this domain may not.
-pub fn erase<S: Store>(store: &mut S, dir: &str) -> Result<(), StoreError> {
+/// What the store said; [`StoreError::Denied`] if this domain may not remove the directory itself.
+pub fn erase<S: Store>(store: &mut S, dir: &str, above: usize) -> Result<(), StoreError> {
     store.transaction(|store, tx| {
         match store.rm(tx, dir) {
             Ok(()) | Err(StoreError::Missing) => {}
             Err(error) => return Err(error),
         }
-        let Some((above, _)) = dir.rsplit_once('/') else {
-            return Ok(());
-        };
-        let mut names = [0; 512];
-        // What has more names than fit is not empty.
-        let alone = store.directory(tx, above, &mut names).map(Iterator::count);
-        match alone.and_then(|count| match count {
-            0 => store.rm(tx, above),
-            _ => Ok(()),
-        }) {
-            Err(StoreError::Missing | StoreError::Denied | StoreError::TooLong { .. }) => Ok(()),
-            result => result,
+        let parents = core::iter::successors(Some(dir), |dir| Some(dir.rsplit_once('/')?.0));
+        for parent in parents.skip(1).take(above) {
+            let mut names = [0; 512];
+            // What has more names than fit is not empty.
+            let alone = store.directory(tx, parent, &mut names).map(Iterator::count);
+            match alone {
+                Ok(0) => {}
+                Ok(_) | Err(StoreError::Denied | StoreError::TooLong { .. }) => break,
+                Err(StoreError::Missing) => continue,
+                Err(error) => return Err(error),
+            }
+            match store.rm(tx, parent) {
+                Ok(()) => {}
+                Err(StoreError::Denied) => break,
+                Err(error) => return Err(error),
+            }
         }
+        Ok(())
     })
 }
 

@@ -356,7 +356,12 @@ pub fn detaching<S: Store>(store: &mut S, place: &Place) -> Result<Detaching, St
 /// # Errors
 /// What the store says.
 pub fn remove<S: Store>(store: &mut S, place: &Place) -> Result<(), StoreError> {
-    paths::erase(store, &place.frontend_dir())?;
-    paths::erase(store, &place.backend_dir())?;
-    paths::erase(store, &place.libxl_dir())
+    // A driver domain keeps the place that its toolstack made for its backends.
+    let backends = match place.backend {
+        DomId::DOM0 => 3,
+        _ => 2,
+    };
+    paths::erase(store, &place.frontend_dir(), 1)?;
+    paths::erase(store, &place.backend_dir(), backends)?;
+    paths::erase(store, &place.libxl_dir(), 2)
 }
