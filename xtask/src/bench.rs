@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: we and the peers in the same run. The benches are a workspace of their own, for what peers need.
 
+mod lab;
+
 use crate::process::{cargo, root, run as run_command};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
@@ -12,6 +14,8 @@ pub(crate) struct Options {
     /// Write the rows to this file too
     #[arg(long)]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    lab: lab::Options,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -20,18 +24,21 @@ enum What {
     Ring,
     /// Reads of 4 KiB through front and back, against vhost-user-blk
     Block,
+    /// Instructions per request on real Xen, against Linux's blkback and QEMU's qdisk
+    Lab,
 }
 
 /// Builds and runs one bench.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    let package = match options.what {
+        What::Ring => "ring-bench",
+        What::Block => "block-bench",
+        What::Lab => return lab::run(&options.lab, options.json.as_ref()),
+    };
     let manifest = root().join("benches/Cargo.toml");
     if !manifest.is_file() {
         bail!("{} is not there", manifest.display());
     }
-    let package = match options.what {
-        What::Ring => "ring-bench",
-        What::Block => "block-bench",
-    };
     let mut command = cargo();
     command.args([
         "run",

@@ -57,6 +57,17 @@ pub(crate) struct Options {
     bin: Option<PathBuf>,
 }
 
+/// Runs these scenarios and keeps their logs, for who reads figures in them; an error if any failed.
+pub(crate) fn run_named(names: &[&str], bin: Option<PathBuf>, patience: u32) -> Result<()> {
+    run(&Options {
+        scenarios: names.iter().map(|&name| name.to_owned()).collect(),
+        keep_logs: true,
+        patience,
+        bin,
+        ..Options::default()
+    })
+}
+
 /// Runs what was chosen; an error if anything failed.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let work = target_dir()?.join("lab");

@@ -29,7 +29,7 @@ pub(crate) fn build(work: &Path, bin: Option<&Path>) -> Result<Vec<PathBuf>> {
             target.join(TARGET).join("release")
         }
     };
-    let programs: Vec<PathBuf> = ["ringfence", "lab-peer", "lab-store"]
+    let programs: Vec<PathBuf> = ["ringfence", "lab-peer", "lab-store", "lab-cost"]
         .iter()
         .map(|name| dir.join(name))
         .filter(|path| path.is_file())

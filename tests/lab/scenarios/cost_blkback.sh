@@ -1,0 +1,14 @@
+# Instructions per request through Linux's own backend, with persistent grants as it comes. For `cargo xtask bench lab`.
+# set: all
+# boot: cost
+# seconds: 500
+# cpus: 1
+# thread: single
+# qemu: -icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm
+# xen: dom0_max_vcpus=1
+# needs: ringfence
+. /lab/cost.sh
+cost_disk
+linux_blkback
+cost_guest phy:/dev/ram1,xvdb,w
+cost xen-blkback $(kernel_threads "*.xvdb-*")
