@@ -5,6 +5,7 @@ mod abi;
 mod bench;
 mod ci;
 mod counts;
+mod deb;
 mod demo;
 mod fuzz;
 mod lab;
@@ -39,6 +40,8 @@ enum Command {
     Bench(bench::Options),
     /// Boot the real Xen under QEMU and run the scenarios of tests/lab there
     Lab(lab::Options),
+    /// Make a Debian package
+    Deb(deb::Options),
     /// Fuzz the parsers
     Fuzz(fuzz::Options),
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Licences => licences::run(),
         Command::Bench(options) => bench::run(&options),
         Command::Lab(options) => lab::run(&options),
+        Command::Deb(options) => deb::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
     };
     match result {
