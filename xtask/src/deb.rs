@@ -64,6 +64,35 @@ fn package(program: &Path, tree: &Path, out: &Path, epoch: u64) -> Result<PathBu
     Ok(package)
 }
 
+/// What installing a package with `program` puts where: paths from the root, and the files, unpacked below `work`.
+pub(crate) fn unpacked(program: &Path, work: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let package = package(program, &work.join("tree"), work, epoch()?)?;
+    let root = work.join("root");
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    run_command(
+        Command::new("dpkg-deb")
+            .arg("--extract")
+            .args([&package, &root]),
+    )?;
+    let mut files = Vec::new();
+    let mut dirs = vec![root.clone()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                let to = path.strip_prefix(&root)?.to_string_lossy().into_owned();
+                files.push((to, path));
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
 /// `SOURCE_DATE_EPOCH`, else the time of the last commit.
 fn epoch() -> Result<u64> {
     let text = match std::env::var("SOURCE_DATE_EPOCH") {

@@ -114,6 +114,21 @@ fn the_control_files_are_complete() {
 }
 
 #[test]
+fn what_is_installed_can_be_had_as_files() {
+    let Some((dir, _)) = built("unpacked") else {
+        return;
+    };
+    let program = std::fs::canonicalize("/bin/sh").unwrap();
+    let files = unpacked(&program, &dir).unwrap();
+    assert_eq!(files.len(), 8, "{files:?}");
+    let (_, script) = &files[1];
+    assert_eq!(files[1].0, "etc/xen/scripts/block-ringfence");
+    let source = root().join("packaging/xen/block-ringfence");
+    assert!(std::fs::read(script).unwrap() == std::fs::read(source).unwrap());
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
 fn the_same_input_gives_the_same_bytes() {
     let (Some((one, a)), Some((other, b))) = (built("first"), built("second")) else {
         return;

@@ -5,6 +5,7 @@ use super::packages::{Cache, QEMU, XEN};
 use super::scenario::{Need, Scenario};
 use super::tree::Tree;
 use super::{fio, programs, qdisk};
+use crate::deb;
 use crate::process::{output_of, root};
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -113,9 +114,11 @@ impl Layout {
                     tree.copy(&format!("usr/bin/{name}"), program)?;
                 }
             }
-            let script = root().join("packaging/xen/block-ringfence");
-            if script.is_file() {
-                dom0.copy("etc/xen/scripts/block-ringfence", &script)?;
+            // dom0 has what the package installs.
+            if let Some(ringfence) = programs.iter().find(|path| path.ends_with("ringfence")) {
+                for (to, from) in deb::unpacked(ringfence, &self.work.join("deb"))? {
+                    dom0.copy(&to, &from)?;
+                }
             }
         }
         if has(Need::Qdisk) {
