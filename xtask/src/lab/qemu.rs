@@ -2,6 +2,7 @@
 
 use super::layout::Layout;
 use super::scenario::Machine;
+use crate::process::found;
 use std::path::Path;
 use std::process::Command;
 
@@ -26,7 +27,15 @@ pub(crate) enum Ports {
 pub(crate) fn command(layout: &Layout, machine: &Machine, initrd: &Path, ports: &Ports) -> Command {
     let root = &layout.qemu;
     let lib = root.join("usr/lib/x86_64-linux-gnu");
-    let mut qemu = Command::new(root.join("usr/bin/qemu-system-x86_64"));
+    let program = root.join("usr/bin/qemu-system-x86_64");
+    // Whatever ends us, nobody has to look for a machine that was left running.
+    let mut qemu = if found("setpriv") {
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args(["--pdeathsig", "KILL"]).arg(program);
+        setpriv
+    } else {
+        Command::new(program)
+    };
     qemu.env(
         "LD_LIBRARY_PATH",
         format!(
