@@ -16,6 +16,8 @@ use self::attached::Domains;
 use self::nodes::{Attaching, Detaching, Disk, Place};
 use crate::disk::{DiskAccess, DiskSpec};
 
+/// How long a driver domain may take to see a new disk.
+const ADOPTION: Duration = Duration::from_secs(10);
 /// How long the two ends may take to connect, and a frontend to let go.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a device may take to close that never connected.
@@ -68,15 +70,30 @@ pub fn attach(guest: &str, disk: &DiskSpec) -> Result<()> {
 /// Waits for both ends, and takes the device away again if that fails.
 fn connected(store: &mut LinuxStore, place: &Place) -> Result<()> {
     let mut last = Attaching::default();
-    let ended = wait(store, place, PATIENCE, |store| {
-        last = nodes::attaching(store, place)?;
-        Ok(last.is_connected() || last.failure().is_some())
+    let look = |store: &mut LinuxStore, last: &mut Attaching| {
+        *last = nodes::attaching(store, place)?;
+        Ok::<_, StoreError>(last.failure().is_some())
+    };
+    let adopted = wait(store, place, ADOPTION, |store| {
+        Ok(look(store, &mut last)? || last.was_seen())
     });
+    let ended = match adopted {
+        Ok(true) => wait(store, place, PATIENCE, |store| {
+            Ok(look(store, &mut last)? || last.is_connected())
+        }),
+        other => other,
+    };
     let reason = match ended {
         Ok(true) if last.failure().is_none() => return Ok(()),
         Ok(_) => last.reason(place, PATIENCE),
         Err(error) => error.to_string(),
     };
+    undo(store, place, &last).with_context(|| reason.clone())?;
+    bail!(reason)
+}
+
+/// Takes away what did not connect.
+fn undo(store: &mut LinuxStore, place: &Place, last: &Attaching) -> Result<(), StoreError> {
     nodes::begin_detach(store, place)?;
     // Nobody closes what nobody saw.
     if last.was_seen() {
@@ -84,8 +101,7 @@ fn connected(store: &mut LinuxStore, place: &Place) -> Result<()> {
             Ok(nodes::detaching(store, place)?.is_over())
         })?;
     }
-    nodes::remove(store, place)?;
-    bail!(reason)
+    nodes::remove(store, place)
 }
 
 /// Detaches a disk, and waits until the guest has let go of it.
