@@ -80,7 +80,12 @@ guest() {
 }
 
 # guest_ready NAME [SECONDS]
-guest_ready() { wait_log $1 '^GUEST-READY' ${2:-90}; }
+guest_ready() {
+  local -; set +x
+  until_true ${2:-90} ready_or_gone $1 && is_ready $1 || { guest_log $1 | tail -20; fail "$1 did not come up"; }
+}
+is_ready() { grep -q '^GUEST-READY' $console/guest-$1.log; }
+ready_or_gone() { is_ready $1 || gone $1; }
 
 # wait_log NAME PATTERN SECONDS: for a line of the guest's console
 wait_log() { local -; set +x; until_true $3 grep -q "$2" $console/guest-$1.log || { guest_log $1 | tail -20; return 1; }; }
