@@ -135,6 +135,24 @@ fn a_busy_guest_connects_disks_that_come_and_lets_go_of_those_that_go() {
 }
 
 #[test]
+fn a_disk_detached_while_busy_goes_at_once_and_the_load_fails() {
+    let (host, _backend) = host(&["a"]);
+    let disk_a = disk("xvda", "rw", &host.path("a"));
+    for depth in ["1", "32"] {
+        let arguments = ["guest", "g1", "--disk", &disk_a, "--depth", depth];
+        let load = ["--verify", "xvda,3600s"];
+        let mut guest = start(&host, &[&arguments[..], &load].concat());
+        let detached = host.ringfence(&["block-detach", "g1", "xvda"]);
+        assert!(detached.status.success(), "{}", output_text(&detached));
+        let report = guest.said("verified").expect("it says so");
+        assert_eq!(report["good"], false, "{report}");
+        assert_eq!(report["error"], "the disk is gone");
+        assert_eq!(json_u64(&report, "mismatches"), 0);
+        assert_eq!(guest.wait().code(), Some(1));
+    }
+}
+
+#[test]
 fn one_guest_exports_several_disks_and_those_that_come_later() {
     const TEST: &str = "one_guest_exports_several_disks_and_those_that_come_later";
     if !have(TEST, &["qemu-io"]) {

@@ -47,9 +47,15 @@ pub struct GuestDisk<P: World> {
     seen: u64,
     /// Whether it has come back since it was last asked to sleep.
     returned: bool,
+    /// Whether whoever wants to sleep was told that it is over.
+    told: bool,
     slept: bool,
+    reaps: u32,
     syscalls: u64,
 }
+
+/// After so many looks at the ring one at the store, whoever woke us.
+const LOOK_EVERY: u32 = 64;
 
 impl<P: World> GuestDisk<P> {
     /// Takes the disk with this number for use; `None` unless it is connected and free.
@@ -79,7 +85,9 @@ impl<P: World> GuestDisk<P> {
             idle: Vec::new(),
             seen: 0,
             returned: false,
+            told: false,
             slept: false,
+            reaps: 0,
             syscalls: 0,
         }))
     }
@@ -160,6 +168,7 @@ impl<P: World> GuestDisk<P> {
             Ok(false) => {}
             Ok(true) => {
                 self.returned = true;
+                self.told = false;
                 // The pages of the last connection are for its backend only.
                 self.idle.clear();
                 if let Life::Connected(info) = self.life {
@@ -168,6 +177,13 @@ impl<P: World> GuestDisk<P> {
             }
             Err(error) => self.life = Life::Failed(format!("{error:#}")),
         }
+    }
+
+    /// Steps without news, and takes in what came of the store's meanwhile: its descriptor announces that no more.
+    fn step_now(&mut self) {
+        let disks = self.disks.clone();
+        self.step(&mut disks.borrow_mut());
+        self.look_at_nodes();
     }
 
     /// Ends the use of it.
@@ -342,12 +358,18 @@ impl<P: World> Blocks for GuestDisk<P> {
 
     fn reap(&mut self, done: &mut dyn FnMut(Token, Result<Data<'_>, BlockError>)) {
         let rang = self.take_event();
-        if self.seen != self.disks.borrow().news() {
+        self.reaps = self.reaps.wrapping_add(1);
+        // A backend that always has something to say does not keep us from hearing that it wants to go.
+        if self.reaps.is_multiple_of(LOOK_EVERY) || self.seen != self.disks.borrow().news() {
             self.look_at_nodes();
         }
+        let mut any = false;
         loop {
             match self.front.reap() {
-                Ok(Some(completion)) => self.hand_out(completion, done),
+                Ok(Some(completion)) => {
+                    any = true;
+                    self.hand_out(completion, done);
+                }
                 Ok(None) => break,
                 // A lie of the backend's: the device closes, and what is in flight comes back aborted.
                 Err(fault) => {
@@ -355,19 +377,25 @@ impl<P: World> Blocks for GuestDisk<P> {
                         break;
                     }
                     self.life = Life::Failed(fault.to_string());
-                    let disks = self.disks.clone();
-                    self.step(&mut disks.borrow_mut());
+                    self.step_now();
                 }
             }
         }
         if rang {
             self.serviced();
         }
+        // A device that closes waits for the last answer, and no event of the store's tells it of that.
+        if any && !matches!(self.life, Life::Connected(_)) && self.front.in_flight() == 0 {
+            self.step_now();
+        }
     }
 
     fn arm(&mut self) -> bool {
-        // Requests that waited for the backend to return can be submitted now.
-        if std::mem::take(&mut self.returned) || self.seen != self.disks.borrow().news() {
+        // Requests that waited for the backend to return can be submitted now, or fail now.
+        if std::mem::take(&mut self.returned)
+            || (self.is_over() && !std::mem::replace(&mut self.told, true))
+            || self.seen != self.disks.borrow().news()
+        {
             return false;
         }
         self.slept = self.front.channel().is_none() || self.front.arm() == Armed::Sleep;
