@@ -23,6 +23,13 @@ cost() {
   done
 }
 
+# cost_guest_off: shuts it down, which a guest that listens to the store only has to be told there
+cost_guest_off() {
+  local id; id=$(xl domid g1)
+  xenstore-write /local/domain/$id/data/cost/go off
+  until_true 30 gone $id
+}
+
 # kernel_threads PATTERN: of the kernel's backend
 kernel_threads() {
   local p

@@ -1,4 +1,4 @@
-# Instructions per request through QEMU's backend, with direct I/O as ours has. For `cargo xtask bench lab`.
+# Instructions per request through QEMU's backend, which keeps the disk in dom0's page cache. For `cargo xtask bench lab`.
 # set: all
 # boot: cost
 # seconds: 500
@@ -8,6 +8,9 @@
 # xen: dom0_max_vcpus=1
 # needs: ringfence, qdisk
 . /lab/cost.sh
+. /lab/qdisk.sh
 cost_disk
-cost_guest format=raw,vdev=xvdb,access=rw,backendtype=qdisk,direct-io-safe,target=/dev/ram1
+cost_guest "$(qdisk /dev/ram1 xvdb)"
 cost qdisk $(pidof xen-qemu-system-i386)
+cost_guest_off
+device_model_left

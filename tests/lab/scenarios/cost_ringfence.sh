@@ -12,7 +12,7 @@ cost_disk
 ringfence_backend
 cost_guest "$(disk /dev/ram1 xvdb)"
 cost ringfence $(pidof ringfence)
-guest_off g1
+cost_guest_off
 kill -TERM $backend
 wait $backend
 echo "COST ringfence $(grep '"served"' /run/ringfence.log)"

@@ -4,7 +4,7 @@
 # shows: QEMU 7.2 qdisk with Linux 6.1 blkfront: hot attach and detach
 # seconds: 240
 # needs: qdisk
-qdisk() { echo "format=raw,vdev=$2,access=rw,backendtype=qdisk,target=$1"; }
+. /lab/qdisk.sh
 first=$(disk_image a.img 64) second=$(disk_image b.img 32)
 guest g1 "$(qdisk $first xvda)"
 in_guest g1 90 'fs_make xvda && fs_mount xvda && fio_verify /mnt/file 8 && umount /mnt && fs_check xvda'
@@ -26,6 +26,4 @@ xenstore-ls $backend
 xl block-detach g1 xvdb
 in_guest g1 60 'no_disk xvdb'
 guest_off g1
-# libxl removes what it wrote about this device model, and leaves the folder of all of them.
-[ -z "$(xenstore-list /local/domain/0/device-model)" ]
-xenstore-rm /local/domain/0/device-model
+device_model_left
