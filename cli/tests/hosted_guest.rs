@@ -115,6 +115,20 @@ fn a_name_alone_is_no_disk_of_a_hosted_guest() {
 }
 
 #[test]
+fn a_guest_on_xen_has_no_name_and_attaches_nothing() {
+    let host = Host::start();
+    for (arguments, why) in [
+        (&["g1"][..], "the toolstack names domains"),
+        (&["--disk", "vdev=xvda,target=/x"], "the toolstack attaches"),
+    ] {
+        let output = host.ringfence(&[&["guest", "--platform", "xen"], arguments].concat());
+        let text = output_text(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(why), "{text}");
+    }
+}
+
+#[test]
 fn a_busy_guest_connects_disks_that_come_and_lets_go_of_those_that_go() {
     let (host, _backend) = host(&["a", "b"]);
     let disk_a = disk("xvda", "rw", &host.path("a"));

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use ringfence_core::platform::Platform as _;
 use ringfence_linux::Linux;
 
@@ -40,7 +40,8 @@ pub(super) fn run(wanted: &Guest) -> Result<u8> {
         }
     }
     let stop = Stop::install().context("cannot catch signals")?;
-    let platform = Linux::open()?;
+    // Its message has the whole chain of causes.
+    let platform = Linux::open().map_err(|error| anyhow!("{error}"))?;
     let identity = serde_json::json!({
         "pid": std::process::id(),
         "domid": platform.domid().get(),
