@@ -130,12 +130,12 @@ fn a_guest_on_xen_has_no_name_and_attaches_nothing() {
 
 #[test]
 fn a_busy_guest_connects_disks_that_come_and_lets_go_of_those_that_go() {
-    let (host, _backend) = host(&["a", "b"]);
+    let (host, _backend) = host(&["a", "b", "c", "d"]);
     let disk_a = disk("xvda", "rw", &host.path("a"));
-    let disk_b = disk("xvdb", "rw", &host.path("b"));
     let arguments = ["guest", "g1", "--disk", &disk_a, "--verify", "xvda,3600s"];
     let mut guest = start(&host, &arguments);
-    for _ in 0..3 {
+    for image in ["b", "c", "d"] {
+        let disk_b = disk("xvdb", "rw", &host.path(image));
         // Both return when the other side has done its part.
         let attached = host.ringfence(&["block-attach", "g1", &disk_b]);
         assert!(attached.status.success(), "{}", output_text(&attached));
@@ -150,9 +150,9 @@ fn a_busy_guest_connects_disks_that_come_and_lets_go_of_those_that_go() {
 
 #[test]
 fn a_disk_detached_while_busy_goes_at_once_and_the_load_fails() {
-    let (host, _backend) = host(&["a"]);
-    let disk_a = disk("xvda", "rw", &host.path("a"));
-    for depth in ["1", "32"] {
+    let (host, _backend) = host(&["a", "b"]);
+    for (image, depth) in [("a", "1"), ("b", "32")] {
+        let disk_a = disk("xvda", "rw", &host.path(image));
         let arguments = ["guest", "g1", "--disk", &disk_a, "--depth", depth];
         let load = ["--verify", "xvda,3600s"];
         let mut guest = start(&host, &[&arguments[..], &load].concat());
@@ -172,7 +172,7 @@ fn one_guest_exports_several_disks_and_those_that_come_later() {
     if !have(TEST, &["qemu-io"]) {
         return;
     }
-    let (host, _backend) = host(&["a", "b", "c"]);
+    let (host, _backend) = host(&["a", "b", "c", "d"]);
     let exports = ["xvda", "xvdb", "xvdc"].map(|vdev| {
         let socket = host.path(&format!("{vdev}.sock"));
         (
@@ -183,7 +183,6 @@ fn one_guest_exports_several_disks_and_those_that_come_later() {
     });
     let disk_a = disk("xvda", "rw", &host.path("a"));
     let disk_b = disk("xvdb", "rw", &host.path("b"));
-    let disk_c = disk("xvdc", "rw", &host.path("c"));
     let mut arguments = vec!["guest", "g1", "--disk", &disk_a, "--disk", &disk_b];
     for (export, _, _) in &exports {
         arguments.extend(["--nbd-export", export]);
@@ -195,19 +194,20 @@ fn one_guest_exports_several_disks_and_those_that_come_later() {
     };
     write(0, "0x11");
     write(1, "0x22");
-    for round in 0..2 {
+    for (image, pattern) in [("c", "0x33"), ("d", "0x44")] {
+        let disk_c = disk("xvdc", "rw", &host.path(image));
         assert!(!exports[2].2.exists());
         let attached = host.ringfence(&["block-attach", "g1", &disk_c]);
         assert!(attached.status.success(), "{}", output_text(&attached));
         assert_eq!(guest.said("exported").expect("it says so"), "xvdc");
-        write(2, if round == 0 { "0x33" } else { "0x44" });
+        write(2, pattern);
         write(0, "0x55");
         let detached = host.ringfence(&["block-detach", "g1", "xvdc"]);
         assert!(detached.status.success(), "{}", output_text(&detached));
         assert_eq!(guest.said("unexported").expect("it says so"), "xvdc");
     }
     assert!(guest.terminate().success());
-    for (name, byte) in [("a", 0x55), ("b", 0x22), ("c", 0x44)] {
+    for (name, byte) in [("a", 0x55), ("b", 0x22), ("c", 0x33), ("d", 0x44)] {
         let content = std::fs::read(host.path(name)).expect("read");
         assert!(content[..65536].iter().all(|b| *b == byte), "{name}");
         assert!(content[65536..].iter().all(|b| *b == 0), "{name}");
