@@ -1,18 +1,17 @@
 # A domain attacks the grant tables and event channels of another: pages given up while they are mapped, neighbours of
 # pages, references, domains and ports that are none; between guests, and between a guest and dom0.
-# shows: Xen 4.17: hostile domains against grants and event channels
+# shows: Hostile domain: grants and event channels of our platform
 # needs: ringfence
-# seconds: 600
-modprobe xen-gntdev; modprobe xen-gntalloc
-lab-peer agent >/dev/null &
-# All three start at the same time.
+# seconds: 240
 for name in a b c; do
   extra=noblkfront guest_config $name >/tmp/$name.cfg
   xl create -q /tmp/$name.cfg
 done
+modprobe xen-gntdev; modprobe xen-gntalloc
+lab-peer agent &
 peers=
 for name in a b c; do
-  guest_ready $name 120
+  guest_ready $name 60
   start_in $name 'modprobe xen-gntdev; modprobe xen-gntalloc; exec lab-peer agent' >/dev/null
   peers="$peers $(xl domid $name)"
 done
@@ -21,3 +20,5 @@ set -- $peers
 lab-peer tables $1 0 $3 --keep
 lab-peer tables 0 $2 $3 --keep
 lab-peer tables $1 $2 $3
+# Of dom0's agent.
+xenstore-rm /local/domain/0/data

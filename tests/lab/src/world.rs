@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use ringfence_core::platform::Platform as _;
-use ringfence_core::store::{Perm, Store, Tx, domain_path};
+use ringfence_core::store::{Perm, Store, StoreError, Tx, domain_path};
 use ringfence_core::{DomId, EvtchnPort, GrantRef};
 use ringfence_tests::conformance::{Lives, Who, World};
 
@@ -64,8 +64,20 @@ impl<F: Fleet> RemoteWorld<F> {
         world
     }
 
-    /// The fleet, for the next world.
-    pub fn into_fleet(self) -> F {
+    /// Removes the directories; the fleet is for the next world.
+    ///
+    /// # Panics
+    /// If the store does not let dom0 remove them.
+    pub fn end(self) -> F {
+        let mut store = self.dom0_store();
+        for who in [Who::A, Who::B, Who::C] {
+            match store.rm(Tx::NONE, &self.home(who)) {
+                // Nothing is left of a domain that was destroyed.
+                Ok(()) | Err(StoreError::Missing) => {}
+                Err(error) => panic!("{}: {error}", self.home(who)),
+            }
+        }
+        drop(store);
         self.fleet.into_inner()
     }
 

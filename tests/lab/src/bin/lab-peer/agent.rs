@@ -28,6 +28,8 @@ pub(crate) fn watch_over() -> anyhow::Result<ExitCode> {
 
 /// Serves until it is killed, as with [`Request::Die`].
 pub(crate) fn serve() -> anyhow::Result<ExitCode> {
+    // They travel to the caller, who knows whether they were expected.
+    std::panic::set_hook(Box::new(|_| {}));
     let native = InLinux(Linux::open()?);
     let domid = native.domid();
     let mut store = native.0.store().context("no connection to XenStore")?;

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ringfence_core::platform::Platform as _;
@@ -16,14 +17,27 @@ use crate::fleet::Guests;
 /// Three guests, as a check sees them.
 pub(crate) type GuestWorld = RemoteWorld<Guests>;
 
+/// What the last panic said, and where. Many checks expect some, so it is told only when the check fails.
+static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
+
+fn last_panic() -> MutexGuard<'static, String> {
+    LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// How many went well, and how many did not.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tally {
     held: u32,
     failed: u32,
 }
 
 impl Tally {
+    /// Keeps panics to itself from now on.
+    pub(crate) fn start() -> Self {
+        std::panic::set_hook(Box::new(|panic| *last_panic() = panic.to_string()));
+        Self { held: 0, failed: 0 }
+    }
+
     /// Runs one of them, prints its line, and says whether it went well.
     pub(crate) fn check(&mut self, kind: &str, name: &str, check: impl FnOnce()) -> bool {
         let start = Instant::now();
@@ -31,6 +45,9 @@ impl Tally {
         let seconds = start.elapsed().as_secs_f64();
         let word = if held { "holds" } else { "FAILED" };
         println!("{kind} {name}: {word} ({seconds:.1} s)");
+        if !held {
+            println!("{}", last_panic());
+        }
         *if held {
             &mut self.held
         } else {
@@ -59,7 +76,7 @@ pub(crate) fn run(
     last: &str,
 ) -> ExitCode {
     let mut fleet = Guests::new(domains);
-    let mut tally = Tally::default();
+    let mut tally = Tally::start();
     for (number, (name, check)) in checks.iter().enumerate() {
         let mut world = RemoteWorld::new(fleet, &format!("check{number}"));
         if number == 0 {
@@ -71,16 +88,16 @@ pub(crate) fn run(
                 assert_nothing_held(&world);
             }
         });
-        if *name == last {
-            break;
-        }
-        if !held {
+        if !held && *name != last {
             // What it held must not meet the next one.
             for who in [Who::A, Who::B, Who::C] {
                 world.kill(who);
             }
         }
-        fleet = world.into_fleet();
+        fleet = world.end();
+        if *name == last {
+            break;
+        }
     }
     tally.end(kind)
 }

@@ -65,10 +65,10 @@ pub(crate) fn on_block(
         host: Dom0(store),
         sectors: 0,
     };
+    let mut tally = Tally::start();
     scene.connect();
     let dir = scene.attacker.back_dir.clone();
     scene.sectors = scene.host.store().read_u64(Tx::NONE, &dir, "sectors")?;
-    let mut tally = Tally::default();
     for (name, attack) in attacks() {
         let held = tally.check("ATTACK", name, || {
             attack(&mut scene);
