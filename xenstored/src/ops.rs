@@ -29,9 +29,9 @@ pub(crate) struct Request<'a> {
     pub(crate) payload: &'a [u8],
     pub(crate) tx_id: u32,
     pub(crate) tx: Option<Transaction>,
-    /// To be told after the answer.
+    /// To be told.
     pub(crate) changes: Vec<Change>,
-    /// A watch that fires for its registration.
+    /// A watch that fires for its registration, after the answer.
     pub(crate) registered: Option<WatchId>,
 }
 
@@ -119,12 +119,13 @@ impl Store {
             connection.done();
         }
         let (answer, changes, registered) = self.answer(conn, header, &payload);
+        // As Xen's daemon has it: whoever changes what they watch hears of it before the answer.
+        self.fire(&changes);
         if let Some(connection) = self.conns.get_mut(&conn)
             && connection.introducing.is_none()
         {
             connection.answer(header, answer);
         }
-        self.fire(&changes);
         if let Some(watch) = registered {
             let path = self
                 .watches

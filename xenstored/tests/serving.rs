@@ -258,3 +258,19 @@ fn special_names_are_for_watches_and_permissions() {
         b"OK\0"
     );
 }
+
+#[test]
+fn whoever_changes_what_they_watch_hears_of_it_before_the_answer() {
+    let mut store = Store::new();
+    let tool = store.connect(DomId::DOM0);
+    store.feed(tool, &message(Op::WATCH, 0, b"/a\0t\0"));
+    store.feed(tool, &message(Op::WRITE, 0, b"/a/b\x001"));
+    let heard: Vec<_> = std::iter::from_fn(|| answer(&mut store, tool))
+        .map(|(op, _)| op)
+        .collect();
+    // Only the event of a new watch comes after its answer: before it the client does not know the watch.
+    assert_eq!(
+        heard,
+        [Op::WATCH, Op::WATCH_EVENT, Op::WATCH_EVENT, Op::WRITE]
+    );
+}
