@@ -12,7 +12,10 @@
 //!
 //! - `A list PATH`: all names below, in as many parts as it takes; how many, and the first and last.
 //!
-//! Every answer is a line, and so is every watch event that came before it. Names of children are shown sorted: their order is
+//! - `A hear COUNT`: waits for so many watch events. Over `/dev/xen/xenbus` they come when the kernel finds the time, and are
+//!   only shown by this; elsewhere every event that came before an answer is a line before that.
+//!
+//! Every answer is a line. Names of children are shown sorted: their order is
 //! the daemon's own. `lab-store PATH NUMBER` has that number for the word GUEST, and GUEST for the number in what it shows.
 
 mod wire;
@@ -78,6 +81,17 @@ impl Talk {
             self.wires.insert(name.to_owned(), Wire::open(&self.path)?);
         }
         let wire = self.wires.get_mut(name).ok_or("no wire")?;
+        if let ("hear", [count]) = (word, arguments.as_slice()) {
+            let events = wire.hear(count.parse()?)?;
+            let say = Say(self.guest.as_deref());
+            match events.len() {
+                ..=20 => events
+                    .iter()
+                    .for_each(|event| println!("! {}", say.shown(event))),
+                many => println!("! {many} events"),
+            }
+            return Ok(());
+        }
         let say = Say(self.guest.as_deref());
         let mut ask = |op, payload: &[u8]| -> Result<Answer, Box<dyn Error>> {
             let (events, answer) = wire.ask(op, tx, payload)?;

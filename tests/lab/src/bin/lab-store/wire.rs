@@ -1,5 +1,6 @@
 //! One connection: whole messages, written and read by hand.
 
+use std::collections::VecDeque;
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -18,6 +19,8 @@ pub(crate) type Asked = (Vec<Vec<u8>>, Answer);
 pub(crate) struct Wire {
     stream: Box<dyn Stream>,
     next: u32,
+    /// Events that `hear` will show; `None` where they come in order with the answers.
+    events: Option<VecDeque<Vec<u8>>>,
 }
 
 trait Stream: Read + Write {}
@@ -31,7 +34,11 @@ impl Wire {
         } else {
             Box::new(File::options().read(true).write(true).open(path)?)
         };
-        Ok(Self { stream, next: 1 })
+        Ok(Self {
+            stream,
+            next: 1,
+            events: (!is_socket).then(VecDeque::new),
+        })
     }
 
     /// Sends a request and reads up to its answer.
@@ -51,17 +58,12 @@ impl Wire {
         self.stream.write_all(&message)?;
         let mut events = Vec::new();
         loop {
-            let mut header = [0; 16];
-            self.stream.read_exact(&mut header)?;
-            let word = |at: usize| {
-                let bytes = header.get(4 * at..4 * at + 4).unwrap_or_default();
-                bytes.try_into().map(u32::from_ne_bytes)
-            };
-            let (kind, answered) = (word(0)?, word(1)?);
-            let mut payload = vec![0; word(3)? as usize];
-            self.stream.read_exact(&mut payload)?;
+            let (kind, answered, payload) = self.message()?;
             match kind {
-                WATCH_EVENT => events.push(payload),
+                WATCH_EVENT => match &mut self.events {
+                    Some(queue) => queue.push_back(payload),
+                    None => events.push(payload),
+                },
                 ERROR => {
                     let name = String::from_utf8_lossy(&payload);
                     return Ok((events, Err(name.trim_end_matches('\0').to_owned())));
@@ -70,6 +72,35 @@ impl Wire {
                 _ => return Err(format!("answer {answered} of type {kind} to {id}").into()),
             }
         }
+    }
+
+    /// Waits for events.
+    pub(crate) fn hear(&mut self, count: usize) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
+        let mut events = Vec::new();
+        while events.len() < count {
+            let waiting = self.events.as_mut().and_then(VecDeque::pop_front);
+            events.push(match waiting {
+                Some(event) => event,
+                None => match self.message()? {
+                    (WATCH_EVENT, _, payload) => payload,
+                    (kind, ..) => return Err(format!("type {kind}, not an event").into()),
+                },
+            });
+        }
+        Ok(events)
+    }
+
+    /// Reads one: its type, the request that it answers, its payload.
+    fn message(&mut self) -> Result<(u32, u32, Vec<u8>), Box<dyn Error>> {
+        let mut header = [0; 16];
+        self.stream.read_exact(&mut header)?;
+        let word = |at: usize| {
+            let bytes = header.get(4 * at..4 * at + 4).unwrap_or_default();
+            bytes.try_into().map(u32::from_ne_bytes)
+        };
+        let mut payload = vec![0; word(3)? as usize];
+        self.stream.read_exact(&mut payload)?;
+        Ok((word(0)?, word(1)?, payload))
     }
 }
 
