@@ -217,9 +217,12 @@ fn xl_takes_a_device_away_whose_disk_could_not_be_opened() {
         let guest = phy(&mut xl);
         xl.write(&guest, "physical-device-path", "/images/a.img");
         assert_eq!(xl.plugged(&guest), ("error".into(), "in use".into()));
+        assert_eq!(xl.rig.error(&guest), "22 in use");
         xl.rig.detach(&guest);
         xl.rig.settle();
         assert_eq!(xl.rig.service.devices(), 0);
+        let errors = format!("/local/domain/{BACK}/error/backend");
+        assert!(!xl.is_there(&errors), "what was told is over");
         if xl.is_there(&guest.back_dir) {
             assert_eq!(xl.rig.state(&guest), "6");
         }
@@ -277,6 +280,23 @@ fn the_next_process_goes_on_without_the_script() {
         ("error".into(), "/images/a.img: no such file".into())
     );
     assert_eq!(last.rig.error(&guest), "22 /images/a.img: no such file");
+}
+
+#[test]
+fn a_process_that_died_before_its_frontend_came_is_followed_by_one_that_opens_the_disk() {
+    for toolstack in [Toolstack::HOSTED, Toolstack::DOM0, Toolstack::DRIVER_DOMAIN] {
+        let world = World::new();
+        let mut xl = Xl::on(world.clone(), toolstack);
+        let mut guest = phy(&mut xl);
+        xl.write(&guest, "physical-device-path", "/images/a.img");
+        world.kill(BACK);
+        guest.publish();
+        guest.set("state", "3");
+        let mut next = Xl::on(world, toolstack);
+        next.rig.settle();
+        assert_eq!(next.rig.state(&guest), "4", "{toolstack:?}");
+        assert_eq!(next.opened(&guest), 1);
+    }
 }
 
 #[test]
@@ -344,19 +364,20 @@ fn a_driver_domain_says_what_is_wrong_with_params() {
         let mut xl = Xl::elsewhere();
         let guest = xl.add(kind, 7, 51712, &[("params", params)]);
         assert_eq!(xl.plugged(&guest), ("error".into(), words.into()));
-        assert_eq!(xl.rig.state(&guest), "2");
+        assert_eq!(xl.rig.error(&guest), format!("22 {words}"));
+        assert_eq!(xl.rig.state(&guest), "6", "libxl waits for 2 and gives up");
         assert_eq!(xl.opened(&guest), 0);
     }
+    // Nothing yet: whoever writes the nodes one by one is still at it.
     let mut xl = Xl::elsewhere();
     let guest = xl.add(BackendType::Vbd, 7, 51712, &[]);
+    assert_eq!(xl.rig.state(&guest), "1");
     let path = format!("{}/params", guest.back_dir);
     let written = xl.rig.toolstack.write(Tx::NONE, &path, b"/\xff");
     written.expect("dom0 may");
     xl.rig.settle();
-    assert_eq!(
-        xl.plugged(&guest),
-        ("error".into(), "params is not UTF-8".into())
-    );
+    let told = ("error".into(), "params is not UTF-8".into());
+    assert_eq!(xl.plugged(&guest), told);
     // Also what has nothing to do with the image.
     let guest = xl.add(
         BackendType::Vbd,

@@ -55,6 +55,8 @@ pub(super) struct Device<'p, P: Platform> {
     toolstack: Toolstack,
     dir: StorePath,
     front_dir: StorePath,
+    /// How many directories above that of our `error` node may go when they are empty.
+    error_dirs: usize,
     token: heapless::String<64>,
     watching: bool,
     stats: Arc<Stats>,
@@ -93,6 +95,12 @@ impl<'p, P: Platform> Device<'p, P> {
             toolstack,
             dir: id.backend_dir(domid),
             front_dir: paths::frontend_dir(Class::Vbd, id.front, id.vdev),
+            // Those of the frontend, of the type, `backend`, and `error`, which only the control domain could make again.
+            error_dirs: if domid == ringfence_core::DomId::DOM0 {
+                4
+            } else {
+                3
+            },
             token,
             watching: false,
             stats,
@@ -152,7 +160,11 @@ impl<'p, P: Platform> Device<'p, P> {
                     self.stop();
                     return Ok(Life::Goes);
                 }
-                BackAction::Publish | BackAction::Reinitialise => self.publish(store, disks)?,
+                BackAction::Publish | BackAction::Reinitialise => {
+                    if !self.publish(store, disks)? {
+                        return Ok(Life::Goes);
+                    }
+                }
                 BackAction::Connect => {
                     if self.connect(platform, store, disks, doorbells)? {
                         self.announce(store)?;
@@ -210,7 +222,11 @@ impl<'p, P: Platform> Device<'p, P> {
         // The watch may be gone with the frontend's domain.
         let _ = store.unwatch(&path, &self.token);
         self.watching = false;
-        Ok(())
+        if self.toolstack.hotplug == Hotplug::AtOnce {
+            // The broker reads it afterwards.
+            return Ok(());
+        }
+        self.clear_error(store)
     }
 
     fn view<S: Store, D: Disks>(
@@ -253,24 +269,25 @@ impl<'p, P: Platform> Device<'p, P> {
         self.reason = reason;
     }
 
+    /// `false` if what it takes is not there yet.
     fn publish<S: Store, D: Disks>(
         &mut self,
         store: &mut S,
         disks: &mut D,
-    ) -> Result<(), StoreError> {
-        // Whoever runs a script, or waits for another domain's, wants to see state 2 first.
-        if self.toolstack.hotplug == Hotplug::AtOnce && !self.open(store, disks)? {
-            return Ok(());
+    ) -> Result<bool, StoreError> {
+        if self.is_unnamed(store)? {
+            return Ok(false);
+        }
+        // Whoever runs a script wants to see state 2 first.
+        if self.toolstack.hotplug != Hotplug::Script && !self.open(store, disks)? {
+            return Ok(true);
         }
         if let Some(disk) = &self.disk {
             negotiate::write_features(store, &self.dir, disk.geometry())?;
         }
-        // What an earlier connection failed of is over.
-        let removed = paths::error_path(&self.dir).and_then(|path| store.rm(Tx::NONE, &path));
-        if let Err(error @ (StoreError::Transport | StoreError::Desynchronised { .. })) = removed {
-            return Err(error);
-        }
-        paths::switch_state(store, &self.dir, XenbusState::InitWait)
+        self.clear_error(store)?;
+        paths::switch_state(store, &self.dir, XenbusState::InitWait)?;
+        Ok(true)
     }
 
     /// Maps, binds, attaches. `false` if that failed: the device is retired, and holds nothing.

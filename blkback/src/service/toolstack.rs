@@ -3,14 +3,15 @@
 //! The nodes are those of `xen/io/blkif.h` and what libxl and its hotplug scripts do with them (`xl-disk-configuration(5)`,
 //! `docs/misc/block-scripts.txt` of Xen):
 //!
-//! | | the image is in | opened | we answer with |
+//! | | the image is in | opened | a failure is told in |
 //! |---|---|---|---|
-//! | [`Hotplug::AtOnce`] | known to whoever opens | before state 2 | state 2, or 5 and the `error` node |
-//! | [`Hotplug::Script`] | `physical-device-path` | when it appears, after state 2 | `hotplug-status` |
-//! | [`Hotplug::Daemon`] | `params` | after state 2 | `hotplug-status` |
+//! | [`Hotplug::AtOnce`] | known to whoever opens | before state 2 | `error`, and state 5 |
+//! | [`Hotplug::Script`] | `physical-device-path` | when it appears, after state 2 | `hotplug-error`, `hotplug-status`, `error` |
+//! | [`Hotplug::Daemon`] | `params` | before state 2 | the same, and state 5 |
 //!
-//! libxl waits for state 2 before it runs a script or looks at `hotplug-status`, so there nothing may wait for the disk before
-//! that; and a disk that fails leaves the state at 2, since a backend that went on to 5 would never be seen to have been there.
+//! libxl waits for state 2 before it runs a script, so nothing may wait for the disk before that; a disk that fails then leaves
+//! the state at 2, since the script is asked for the reason. Of a driver domain libxl 4.17 sees nothing but state 2: a disk that
+//! fails must not come so far.
 
 use ringfence_core::store::{Store, StoreError, StorePath, Tx, join};
 use thiserror::Error;

@@ -14,8 +14,8 @@ use crate::sink::Disk;
 const WORDS: usize = 1024;
 
 impl<P: Platform> Device<'_, P> {
-    /// Opens the disk if it is known by now and not open, and writes `hotplug-status`. A disk that failed is tried again when
-    /// the toolstack names another. Nothing happens when hosted, and in states in which nobody waits for it.
+    /// Opens the disk if the device waits for its frontend without one: a script may have named it by now, or an earlier process
+    /// had it. What a script names and cannot be opened is told and tried again when it names another.
     pub(super) fn plug<S: Store, D: Disks>(
         &mut self,
         store: &mut S,
@@ -23,18 +23,17 @@ impl<P: Platform> Device<'_, P> {
         own: XenbusState,
         online: bool,
     ) -> Result<(), StoreError> {
-        if self.toolstack.hotplug == Hotplug::AtOnce || self.disk.is_some() || self.engine.is_some()
-        {
+        if self.disk.is_some() || self.engine.is_some() {
             return Ok(());
         }
         if own != XenbusState::InitWait || !online || self.wish != BackWish::Run {
             return Ok(());
         }
-        let image = match self.toolstack.image(store, &self.dir, self.id) {
-            Ok(None) => return Ok(()),
-            Ok(Some(image)) => Ok(image),
-            Err(ImageError::Store { error, .. }) if is_lost(error) => return Err(error),
-            Err(error) => Err(error.to_string()),
+        if self.toolstack.hotplug != Hotplug::Script {
+            return self.open(store, disks).map(|_| ());
+        }
+        let Some(image) = self.image(store)? else {
+            return Ok(());
         };
         if self
             .refused
@@ -61,8 +60,26 @@ impl<P: Platform> Device<'_, P> {
         }
     }
 
+    /// What the toolstack's nodes name, or why they name nothing; `None` while they are not there.
+    fn image<S: Store>(&self, store: &mut S) -> Result<Option<Result<String, String>>, StoreError> {
+        match self.toolstack.image(store, &self.dir, self.id) {
+            Ok(image) => Ok(image.map(Ok)),
+            Err(ImageError::Store { error, .. }) if is_lost(error) => Err(error),
+            Err(error) => Ok(Some(Err(error.to_string()))),
+        }
+    }
+
+    /// Whether state 2 must wait for nodes that whoever writes them one by one has yet to write.
+    pub(super) fn is_unnamed<S: Store>(&self, store: &mut S) -> Result<bool, StoreError> {
+        Ok(self.toolstack.hotplug == Hotplug::Daemon && self.image(store)?.is_none())
+    }
+
     /// Says that the disk is there, unless that is what the node says: each write is an event for ourselves too.
-    pub(super) fn plugged<S: Store>(&self, store: &mut S) -> Result<(), StoreError> {
+    /// Not when hosted.
+    fn plugged<S: Store>(&self, store: &mut S) -> Result<(), StoreError> {
+        if self.toolstack.hotplug == Hotplug::AtOnce {
+            return Ok(());
+        }
         match text(store, &self.dir, "hotplug-status") {
             Ok(Some(status)) if status == "connected" => Ok(()),
             Err(ImageError::Store { error, .. }) if is_lost(error) => Err(error),
@@ -71,11 +88,7 @@ impl<P: Platform> Device<'_, P> {
     }
 
     /// Says why there is no disk; who waits for `hotplug-status` reads `hotplug-error` then. Not when hosted.
-    pub(super) fn unplugged<S: Store>(
-        &self,
-        store: &mut S,
-        reason: &str,
-    ) -> Result<(), StoreError> {
+    fn unplugged<S: Store>(&self, store: &mut S, reason: &str) -> Result<(), StoreError> {
         if self.toolstack.hotplug == Hotplug::AtOnce {
             return Ok(());
         }
@@ -95,8 +108,19 @@ impl<P: Platform> Device<'_, P> {
         if self.disk.is_some() {
             return Ok(true);
         }
-        match self.try_open(store, disks)? {
-            Ok(()) => Ok(true),
+        let opened = match self.toolstack.hotplug {
+            Hotplug::AtOnce => self.try_open(store, disks)?,
+            Hotplug::Script | Hotplug::Daemon => match self.image(store)? {
+                Some(Ok(_)) => self.try_open(store, disks)?,
+                Some(Err(reason)) => Err(reason),
+                None => Err(format!("{} names no image", self.dir)),
+            },
+        };
+        match opened {
+            Ok(()) => {
+                self.plugged(store)?;
+                Ok(true)
+            }
             Err(reason) => {
                 self.unplugged(store, &reason)?;
                 self.retire(false, reason);
@@ -140,6 +164,21 @@ impl<P: Platform> Device<'_, P> {
                 "w" | "w!" => Ok(false),
                 other => Err(FieldError::garbage("mode", other.as_bytes())),
             },
+        }
+    }
+
+    /// Takes away what an earlier connection failed of. Where no broker does, the empty directories above go as well: none may
+    /// be left of a guest that is gone.
+    pub(super) fn clear_error<S: Store>(&self, store: &mut S) -> Result<(), StoreError> {
+        let path = paths::error_path(&self.dir)?;
+        let dir = path.strip_suffix("/error").unwrap_or(&path);
+        let removed = match self.toolstack.hotplug {
+            Hotplug::AtOnce => store.rm(Tx::NONE, &path),
+            Hotplug::Script | Hotplug::Daemon => paths::erase(store, dir, self.error_dirs),
+        };
+        match removed {
+            Err(error) if is_lost(error) => Err(error),
+            _ => Ok(()),
         }
     }
 }
