@@ -15,7 +15,7 @@ pub(crate) struct Options {
     #[arg(long)]
     json: Option<PathBuf>,
     #[command(flatten)]
-    lab: lab::Options,
+    lab: lab::LabOptions,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]

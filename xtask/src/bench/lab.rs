@@ -25,9 +25,9 @@ const SCENARIOS: &[&str] = &[
 /// The word after `# boot:` in all of them.
 const BOOT: &str = "cost";
 
-/// Options that only this bench has.
+/// Options that only this bench has. The name is also that of a group of arguments, of which there may be one only.
 #[derive(clap::Args)]
-pub(crate) struct Options {
+pub(crate) struct LabOptions {
     /// lab: measure so often, each time in a boot of its own
     #[arg(long, default_value_t = 1)]
     runs: u32,
@@ -43,7 +43,7 @@ pub(crate) struct Options {
 }
 
 /// Runs the scenarios, prints the table, and writes it where it was asked for.
-pub(crate) fn run(options: &Options, json: Option<&PathBuf>) -> Result<()> {
+pub(crate) fn run(options: &LabOptions, json: Option<&PathBuf>) -> Result<()> {
     let mut runs = Vec::new();
     for _ in 0..options.runs.max(1) {
         let logs = target_dir()?.join("lab/logs");
