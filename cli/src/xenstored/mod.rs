@@ -1,7 +1,7 @@
 //! `ringfence xenstored`: XenStore for dom0 of a real Xen, in place of the distribution's daemon.
 //!
-//! The store itself is `ringfence-xenstored`; here are its transports: the ring page of every domain ([`rings`]), the Unix
-//! socket of dom0's tools ([`clients`]), and one thread that waits for all of them ([`daemon`]).
+//! The store itself is `ringfence-xenstored`; here are its transports: the ring page of every domain (`rings`), the Unix
+//! socket of dom0's tools (`clients`), and one thread that waits for all of them (`daemon`).
 
 mod clients;
 pub mod daemon;
