@@ -98,7 +98,10 @@ mod tests {
                 vdev: 51712,
             };
             let dir = id.backend_dir(back);
-            assert_eq!(dir.as_str(), format!("/local/domain/3/backend/{backend}/7/51712"));
+            assert_eq!(
+                dir.as_str(),
+                format!("/local/domain/3/backend/{backend}/7/51712")
+            );
             assert_eq!(DeviceId::from_backend_dir(back, &dir), Some(id));
         }
         for dir in [
