@@ -100,7 +100,7 @@ impl Store {
         known.map(|(domid, _)| *domid)
     }
 
-    /// Answers the [`Effect::Introducing`] of `conn`: with `Ok` the domain is introduced. Does nothing if nothing waits.
+    /// Answers the [`Effect::Introducing`](crate::Effect::Introducing) of `conn`: with `Ok` the domain is introduced. Does nothing if nothing waits.
     pub fn admit(&mut self, conn: ConnId, answer: Result<(), Errno>) {
         let waits = self
             .conns
