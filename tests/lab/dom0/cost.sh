@@ -6,8 +6,8 @@ cost_disk() {
   dd if=/dev/zero of=/dev/ram1 bs=1M count=64 oflag=direct 2>/dev/null
 }
 
-# cost_guest DISK: the guest that does the loads
-cost_guest() { extra=labscript=cost guest g1 "$1"; }
+# cost_guest DISK [KERNEL-ARGUMENT...]: the guest that does the loads
+cost_guest() { local disk=$1; shift; extra="labscript=cost $*" guest g1 "$disk"; }
 
 # cost BACKEND PROCESS...: all loads, each twice with different counts
 cost() {

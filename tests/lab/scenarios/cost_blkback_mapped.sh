@@ -1,4 +1,4 @@
-# The same without persistent grants: it maps the pages of every request. For `cargo xtask bench lab`.
+# Linux's backend without persistent grants: it maps the pages of every request. For `cargo xtask bench lab`.
 # set: all
 # boot: cost
 # seconds: 500
@@ -11,4 +11,5 @@
 cost_disk
 modprobe xen-blkback feature_persistent=0
 cost_guest phy:/dev/ram1,xvdb,w
+guest_log g1 | grep -q 'blkfront: xvdb:.*persistent grants: disabled'
 cost xen-blkback-mapped $(kernel_threads "*.xvdb-*")

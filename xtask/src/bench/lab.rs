@@ -18,6 +18,7 @@ use table::Table;
 const SCENARIOS: &[&str] = &[
     "cost_blkback",
     "cost_blkback_mapped",
+    "cost_blkback_plain",
     "cost_qdisk",
     "cost_ringfence",
 ];

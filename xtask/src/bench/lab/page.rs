@@ -16,6 +16,10 @@ about caches, interrupts or traps of real hardware. Each figure is the differenc
 requests. *Guest* and *backend's domain* are what Xen gives as their time, what it does for them itself included, and
 *machine* is their sum; *its process* is the part of the process or kernel thread that serves the disk. A repeated string
 instruction counts once per repetition, so copies weigh more here than on hardware.
+
+*xen-blkback* is Linux's backend as it comes; *-mapped* without persistent grants, so that it maps the pages of every
+request; *-plain* without indirect segments too, as *qdisk*. What each frontend used is below. qdisk works on
+dom0's page cache, since Debian builds it without the interfaces that it needs for direct I/O; the others go past it.
 ";
 
 /// Writes the page; the figures are the first run's.

@@ -1,16 +1,19 @@
 //! `lab-peer tables` and `lab-peer block`.
 
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use ringfence_core::DomId;
+use ringfence_core::platform::Granted as _;
 use ringfence_core::store::{Store as _, StoreExt as _, Tx, domain_path};
-use ringfence_lab::Remote;
 use ringfence_lab::hostile::block::{Scene, attacks};
 use ringfence_lab::hostile::frontend::{Frontend, Host};
 use ringfence_lab::hostile::tables;
+use ringfence_lab::{Line, Remote};
 use ringfence_linux::{LinuxStore, open_store};
+use ringfence_tests::blkback_rig::write;
 
 use crate::Three;
 use crate::checks::{Tally, run as run_checks};
@@ -42,23 +45,25 @@ impl Host for Dom0 {
     }
 }
 
-fn frontend(front: DomId, back: DomId, vdev: u32) -> anyhow::Result<Frontend<Remote>> {
-    let remote = Remote::new(connect(front, None).0);
+/// The frontend of a disk, in the process of the agent at the other end of `line`.
+fn frontend(line: Rc<Line>, back: DomId, vdev: u32) -> anyhow::Result<Frontend<Remote>> {
+    let remote = Remote::new(line);
     let store = remote.open_store()?;
     Ok(Frontend::new(remote, store, back, vdev))
 }
 
 /// Attacks on the backend of a disk `vdev` that `attacker` has, while `bystander` uses one of the same number.
 pub(crate) fn on_block(
-    attacker: DomId,
+    front: DomId,
     bystander: DomId,
     back: DomId,
     vdev: u32,
 ) -> anyhow::Result<ExitCode> {
     let mut store = open_store().context("no connection to XenStore")?;
     store.watch(&format!("{}/backend/vbd", domain_path(back)), "backend")?;
-    let attacker = frontend(attacker, back, vdev)?;
-    let bystander = frontend(bystander, back, vdev)?;
+    let (line, incarnation) = connect(front, None);
+    let attacker = frontend(line.clone(), back, vdev)?;
+    let bystander = frontend(connect(bystander, None).0, back, vdev)?;
     let mut scene = Scene {
         attacker,
         bystander,
@@ -79,6 +84,21 @@ pub(crate) fn on_block(
             break;
         }
     }
+    tally.check(
+        "ATTACK",
+        "a process that dies while its disk is used",
+        || {
+            let gref = scene.attacker.page.grant_ref();
+            let requests: Vec<_> = (0..24).map(|id| write(id, 8 * id, gref)).collect();
+            scene.attacker.push(&requests);
+            line.kill();
+            scene.bystander.round_trip(&mut scene.host, 10);
+            // Whatever it granted and opened is gone; its next process begins anew.
+            let (line, _) = connect(front, Some(incarnation));
+            scene.attacker = frontend(line, back, vdev).expect("a connection to XenStore");
+            scene.recovers();
+        },
+    );
     scene.attacker.close(&mut scene.host);
     scene.bystander.close(&mut scene.host);
     Ok(tally.end("ATTACK"))
