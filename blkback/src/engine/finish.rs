@@ -1,0 +1,93 @@
+//! From the disk to the ring.
+
+use ringfence_core::platform::{Channel, Platform, PlatformError};
+use ringfence_core::wire::blkif::Status;
+
+use super::{Engine, OWN_FLUSH, OwnFlush};
+use crate::error::Refusal;
+use crate::grants::{Copy, Staged, copy};
+use crate::journal::Journal;
+use crate::ticket::Ticket;
+
+impl<P: Platform, J: Journal> Engine<P, J> {
+    /// Reaps the disk, copies what was read and answers.
+    pub(super) fn finish(&mut self) -> u32 {
+        while self.done.len() < self.done.capacity() {
+            let Some(done) = self.disk.reap() else { break };
+            let outcome = done.result.map_err(Refusal::from);
+            match self.table.take(done.io.tag.get()) {
+                Some(ticket) => self.done.push(Staged {
+                    ticket,
+                    io: done.io,
+                    outcome,
+                }),
+                None if done.io.tag == OWN_FLUSH => self.own_flush = OwnFlush::Ended(done.result),
+                None => self.pool.put(done.io.buffer),
+            }
+        }
+        if self.disk.touches_data() {
+            copy(
+                &self.platform,
+                self.peer,
+                &mut self.done,
+                Copy::Reads,
+                &self.stats,
+            );
+        }
+        let mut finished = core::mem::take(&mut self.done);
+        let mut answered = 0u32;
+        for Staged {
+            ticket,
+            io,
+            outcome,
+        } in finished.drain(..)
+        {
+            self.pool.put(io.buffer);
+            self.answer(ticket, outcome);
+            answered = answered.saturating_add(1);
+        }
+        self.done = finished;
+        answered
+    }
+
+    /// Writes one response; the frontend sees it after [`publish`](Self::publish).
+    pub(super) fn answer(&mut self, ticket: Ticket, outcome: Result<(), Refusal>) {
+        let status = match outcome {
+            Ok(()) => Status::OKAY,
+            Err(why) => {
+                self.last_refusal = Some(why);
+                why.status()
+            }
+        };
+        match status {
+            Status::OKAY => {}
+            Status::EOPNOTSUPP => self.stats.unsupported.add(1),
+            _ => self.stats.errors.add(1),
+        }
+        self.journal
+            .answer(&ticket.entry, self.ring.rsp_prod_pvt(), status);
+        let response = ticket.response(status);
+        self.ring.respond(ticket.slot, &response);
+        self.answered.push(ticket.entry);
+    }
+
+    /// Shows all answers and rings the doorbell if the frontend asked for it.
+    pub(super) fn publish(&mut self) -> Result<(), PlatformError> {
+        let (old, new) = (self.ring.rsp_prod(), self.ring.rsp_prod_pvt());
+        if old == new {
+            return Ok(());
+        }
+        self.journal.publish(old, new);
+        let notify = self.ring.publish();
+        for entry in self.answered.drain(..) {
+            let number = entry.number();
+            self.journal.clear(entry);
+            self.table.release(number);
+        }
+        if notify.is_needed() {
+            self.stats.notifications_sent.add(1);
+            self.channel.notify()?;
+        }
+        Ok(())
+    }
+}

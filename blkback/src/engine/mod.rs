@@ -1,0 +1,240 @@
+//! One ring, one disk, one owner thread.
+//!
+//! The loop of whoever owns an engine is [`step`](Engine::step) until there is nothing [`more`](Progress::more), then
+//! [`arm`](Engine::arm), and only after [`Armed::Sleep`] a wait for the doorbell ([`Engine::channel`]) or the disk
+//! ([`Engine::wake`]).
+
+mod finish;
+mod take;
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use ringfence_core::ids::{DomId, EvtchnPort, GrantRef};
+use ringfence_core::platform::{Access, Platform};
+use ringfence_core::wire::blkif::MAX_SEGMENTS_PER_REQUEST;
+use ringfence_ring::{Armed, Back};
+
+use crate::BlkifNative;
+use crate::buffer::{Buffer, Pool};
+use crate::error::{AttachError, EngineError, IoError, Refusal};
+use crate::grants::Staged;
+use crate::journal::{self, Journal, Unjournaled};
+use crate::sink::{Disk, Io, IoOp, Tag};
+use crate::stats::Stats;
+use crate::ticket::{Table, Ticket};
+
+/// The tag of a flush that no frontend asked for.
+const OWN_FLUSH: Tag = Tag::new(u16::MAX);
+
+/// What a step did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// Requests taken from the ring.
+    pub taken: u32,
+    /// Responses published.
+    pub answered: u32,
+    /// Whether the budget ran out, so that another step may find work at once.
+    pub more: bool,
+    /// The last request of this step that failed, for a (rate-limited) log.
+    pub refused: Option<Refusal>,
+}
+
+/// A connected disk.
+pub struct Engine<P: Platform, J: Journal = Unjournaled> {
+    platform: P,
+    peer: DomId,
+    ring: Back<P::Mapping, BlkifNative>,
+    channel: P::Channel,
+    disk: Disk,
+    journal: J,
+    stats: Arc<Stats>,
+    table: Table,
+    pool: Pool,
+    /// Taken in this step, with their buffers.
+    fresh: Vec<Staged>,
+    /// Taken in this step, and no operation.
+    refused: Vec<(Ticket, Refusal)>,
+    /// Done by the disk in this step.
+    done: Vec<Staged>,
+    /// Answered, and not yet published.
+    answered: Vec<journal::Slot>,
+    /// What the disk had no room for.
+    backlog: VecDeque<Io>,
+    stopping: bool,
+    own_flush: OwnFlush,
+    last_refusal: Option<Refusal>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OwnFlush {
+    No,
+    Running,
+    Ended(Result<(), IoError>),
+}
+
+impl<P: Platform> Engine<P> {
+    /// Maps the ring, binds the port and attaches, without a journal.
+    ///
+    /// # Errors
+    /// The disk back, with the reason; nothing stays mapped or bound then.
+    pub fn connect(
+        platform: P,
+        peer: DomId,
+        ring_ref: GrantRef,
+        port: EvtchnPort,
+        disk: Disk,
+    ) -> Result<Self, (Disk, AttachError)> {
+        let mapping = match platform.map(peer, &[ring_ref], Access::ReadWrite) {
+            Ok(mapping) => mapping,
+            Err(error) => return Err((disk, error.into())),
+        };
+        let channel = match platform.bind(peer, port) {
+            Ok(channel) => channel,
+            Err(error) => return Err((disk, error.into())),
+        };
+        Self::attach(platform, peer, mapping, channel, disk, Unjournaled)
+    }
+}
+
+impl<P: Platform, J: Journal> Engine<P, J> {
+    /// Attaches to a mapped ring where it stands. Never writes to it: the frontend may have posted requests already.
+    ///
+    /// # Errors
+    /// The disk back, with the reason.
+    pub fn attach(
+        platform: P,
+        peer: DomId,
+        mapping: P::Mapping,
+        channel: P::Channel,
+        disk: Disk,
+        journal: J,
+    ) -> Result<Self, (Disk, AttachError)> {
+        let ring = match Back::attach(mapping) {
+            Ok(ring) => ring,
+            Err(error) => return Err((disk, error.into())),
+        };
+        let size = u16::try_from(ring.size()).unwrap_or(u16::MAX);
+        let room = usize::from(size);
+        Ok(Self {
+            platform,
+            peer,
+            ring,
+            channel,
+            stats: disk.stats().clone(),
+            disk,
+            journal,
+            table: Table::new(size),
+            pool: Pool::new(room, MAX_SEGMENTS_PER_REQUEST),
+            fresh: Vec::with_capacity(room),
+            refused: Vec::with_capacity(room),
+            done: Vec::with_capacity(room),
+            answered: Vec::with_capacity(room),
+            backlog: VecDeque::with_capacity(room.saturating_add(1)),
+            stopping: false,
+            own_flush: OwnFlush::No,
+            last_refusal: None,
+        })
+    }
+
+    /// Our end of the event channel.
+    pub const fn channel(&self) -> &P::Channel {
+        &self.channel
+    }
+
+    /// The disk.
+    pub const fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// The counters, which outlive the engine.
+    pub const fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// The descriptor that is readable when the disk finished something; `None` for disks that finish at once.
+    pub fn wake(&self) -> Option<i32> {
+        self.disk.wake()
+    }
+
+    /// How many requests the disk is working on.
+    pub fn in_flight(&self) -> usize {
+        self.table.in_flight()
+    }
+
+    /// Takes no more requests from now on; [`step`](Self::step) then only finishes what was taken.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Whether everything that was taken is answered, and no flush of [`flush`](Self::flush) is on its way.
+    pub fn is_idle(&self) -> bool {
+        self.table.in_flight() == 0 && self.own_flush != OwnFlush::Running
+    }
+
+    /// Starts a flush that the frontend did not ask for. [`is_idle`](Self::is_idle) says when it has ended.
+    pub fn flush(&mut self) {
+        if self.own_flush == OwnFlush::Running || !self.disk.geometry().flush {
+            return;
+        }
+        self.own_flush = OwnFlush::Running;
+        self.backlog.push_back(Io {
+            tag: OWN_FLUSH,
+            op: IoOp::Flush,
+            buffer: Buffer::empty(),
+        });
+    }
+
+    /// How the last flush of [`flush`](Self::flush) ended, if one has.
+    pub fn flushed(&self) -> Option<Result<(), IoError>> {
+        match self.own_flush {
+            OwnFlush::Ended(result) => Some(result),
+            _ => None,
+        }
+    }
+
+    /// Ends the engine: unmaps the ring, closes the port. Requests still at the disk are never answered.
+    pub fn into_disk(self) -> Disk {
+        self.disk
+    }
+
+    /// Finishes what the disk has done, takes up to `budget` requests and starts them, answers, and rings at most once.
+    ///
+    /// # Errors
+    /// [`EngineError::Peer`] once the frontend has lied about its index, and from then on until [`stop`](Self::stop). What
+    /// was done before is published all the same.
+    pub fn step(&mut self, budget: u32) -> Result<Progress, EngineError> {
+        self.last_refusal = None;
+        let mut answered = self.finish();
+        let (taken, fault) = if self.stopping {
+            (0, None)
+        } else {
+            self.take(budget)
+        };
+        answered = answered.saturating_add(self.start());
+        self.disk.kick();
+        // Some disks finish at once: their answers go out with the same doorbell.
+        answered = answered.saturating_add(self.finish());
+        self.publish()?;
+        match fault {
+            Some(fault) => Err(fault.into()),
+            None => Ok(Progress {
+                taken,
+                answered,
+                more: taken == budget && budget > 0,
+                refused: self.last_refusal,
+            }),
+        }
+    }
+
+    /// Asks to be rung at the next request and looks once more. While the engine can take nothing, the disk's descriptor is
+    /// what wakes it.
+    pub fn arm(&mut self) -> Armed {
+        if self.stopping || !self.can_take() {
+            Armed::Sleep
+        } else {
+            self.ring.arm()
+        }
+    }
+}
