@@ -20,6 +20,8 @@ pub const SEGMENTS_PER_INDIRECT_PAGE: usize = crate::PAGE / size_of::<Segment>()
 /// The most segments an indirect request can describe.
 pub const MAX_INDIRECT_SEGMENTS: usize =
     MAX_INDIRECT_PAGES_PER_REQUEST * SEGMENTS_PER_INDIRECT_PAGE;
+/// The highest `ring-page-order` that a backend offers: sixteen pages, 512 requests.
+pub const MAX_RING_PAGE_ORDER: u32 = 4;
 /// Sectors of 512 bytes in a page; `last_sect` is below it.
 pub const SECTORS_PER_PAGE: u8 = 8;
 
@@ -97,6 +99,22 @@ layout!(Segment, 8 { gref @ 0, first_sect @ 4, last_sect @ 5 });
 
 const _: () = assert!(SEGMENTS_PER_INDIRECT_PAGE == 512);
 
+/// Pages that hold this many segments of an indirect request.
+#[must_use]
+pub const fn indirect_pages(segments: u16) -> usize {
+    (segments as usize).div_ceil(SEGMENTS_PER_INDIRECT_PAGE)
+}
+
+/// Where in the pages of an indirect request a segment lies: which page, and at which byte of it.
+#[must_use]
+pub const fn indirect_place(segment: u16) -> (usize, usize) {
+    let segment = segment as usize;
+    (
+        segment / SEGMENTS_PER_INDIRECT_PAGE,
+        segment % SEGMENTS_PER_INDIRECT_PAGE * size_of::<Segment>(),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +158,60 @@ mod tests {
         assert_eq!(slot.as_bytes()[4], 8, "the id is little-endian at 4");
         assert_eq!(slot.as_bytes()[24], 1, "the first grant is at 24");
         assert_eq!(slot.indirect(), indirect);
+    }
+
+    #[test]
+    fn segments_of_an_indirect_request_fill_page_after_page() {
+        assert_eq!([1, 512, 513, 4096].map(indirect_pages), [1, 1, 2, 8]);
+        assert_eq!(indirect_pages(0), 0);
+        assert_eq!(indirect_place(511), (0, 4088));
+        assert_eq!(indirect_place(512), (1, 0));
+    }
+
+    #[test]
+    fn every_kind_of_request_of_a_32_bit_guest_reads_the_same_in_the_native_layout() {
+        let mut write = RequestX86_32::new_zeroed();
+        (write.operation, write.nr_segments, write.handle) = (Op::WRITE, 11, 0xBEEF);
+        write.id.set(0x0102_0304_0506_0708);
+        write.sector_number.set(0x1112_1314_1516_1718);
+        for (index, seg) in write.seg.iter_mut().enumerate() {
+            seg.gref = 100 + u32::try_from(index).unwrap();
+            (seg.first_sect, seg.last_sect) = (1, 6);
+        }
+        let native = RequestNative::from(write);
+        assert_eq!(
+            (native.operation, native.nr_segments, native.handle),
+            (Op::WRITE, 11, 0xBEEF)
+        );
+        assert_eq!(
+            (native.id, native.sector_number, native.seg),
+            (write.id.get(), write.sector_number.get(), write.seg)
+        );
+
+        let mut discard = RequestDiscardX86_32::new_zeroed();
+        (discard.operation, discard.flag) = (Op::DISCARD, DISCARD_SECURE);
+        discard.sector_number.set(5);
+        discard.nr_sectors.set(1 << 40);
+        let native = RequestNative::from(RequestX86_32::from(discard)).discard();
+        assert_eq!(
+            (native.flag, native.sector_number, native.nr_sectors),
+            (DISCARD_SECURE, 5, 1 << 40)
+        );
+
+        let mut indirect = RequestIndirectX86_32::new_zeroed();
+        (indirect.operation, indirect.indirect_op) = (Op::INDIRECT, Op::READ);
+        (indirect.nr_segments, indirect.handle) = (300, 51712);
+        indirect.sector_number.set(9);
+        indirect.indirect_grefs = [1, 2, 3, 4, 5, 6, 7, 8];
+        let native = RequestNative::from(RequestX86_32::from(indirect)).indirect();
+        assert_eq!(
+            (native.indirect_op, native.nr_segments, native.handle),
+            (Op::READ, 300, 51712)
+        );
+        assert_eq!(
+            (native.sector_number, native.indirect_grefs),
+            (9, indirect.indirect_grefs)
+        );
     }
 
     fn std_format(value: impl core::fmt::Display) -> heapless::String<32> {

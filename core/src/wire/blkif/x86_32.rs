@@ -1,6 +1,9 @@
 //! The layout of 32-bit x86 (`protocol` = `x86_32-abi`): `u64` is aligned to 4 bytes only, a ring slot has 108.
 
-use super::{MAX_INDIRECT_PAGES_PER_REQUEST, MAX_SEGMENTS_PER_REQUEST, Op, Segment, Status};
+use super::{
+    MAX_INDIRECT_PAGES_PER_REQUEST, MAX_SEGMENTS_PER_REQUEST, Op, RequestNative, ResponseNative,
+    Segment, Status,
+};
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute};
 
@@ -130,5 +133,42 @@ impl From<RequestIndirectX86_32> for RequestX86_32 {
     fn from(request: RequestIndirectX86_32) -> Self {
         let rest = [0; 44];
         transmute!(IndirectSlot { request, rest })
+    }
+}
+
+/// [`RequestX86_32`] as the other layout has it.
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Widened {
+    head: [u8; 4],
+    pad: [u8; 4],
+    rest: [u8; 104],
+}
+
+/// [`RequestX86_32`] in two parts.
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Parts {
+    head: [u8; 4],
+    rest: [u8; 104],
+}
+
+/// Whatever the request is: from `id` on, every field of every kind lies 4 bytes further in [`RequestNative`].
+impl From<RequestX86_32> for RequestNative {
+    fn from(request: RequestX86_32) -> Self {
+        let Parts { head, rest } = transmute!(request);
+        let pad = [0; 4];
+        transmute!(Widened { head, pad, rest })
+    }
+}
+
+impl From<ResponseNative> for ResponseX86_32 {
+    fn from(response: ResponseNative) -> Self {
+        Self {
+            id: U64::new(response.id),
+            operation: response.operation,
+            pad: response.pad,
+            status: response.status,
+        }
     }
 }
