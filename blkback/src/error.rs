@@ -71,7 +71,7 @@ impl Refusal {
     /// What the frontend is told.
     pub const fn status(&self) -> Status {
         match self {
-            Self::Operation(_) => Status::EOPNOTSUPP,
+            Self::Operation(_) | Self::Disk(IoError::Unsupported) => Status::EOPNOTSUPP,
             _ => Status::ERROR,
         }
     }
@@ -103,6 +103,9 @@ pub enum IoError {
     /// A write to a disk that may not be written.
     #[error("read-only")]
     ReadOnly,
+    /// The storage turned out not to be able to do that.
+    #[error("not supported by the storage")]
+    Unsupported,
     /// An earlier flush failed: what was written before it may be lost, so no later flush can succeed.
     #[error("an earlier flush failed")]
     FlushLost,

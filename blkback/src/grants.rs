@@ -37,7 +37,7 @@ impl Staged {
             && match self.io.op {
                 IoOp::Read(_) => copy == Copy::Reads,
                 IoOp::Write(_) => copy == Copy::Writes,
-                IoOp::Flush => false,
+                IoOp::Flush | IoOp::Discard { .. } => false,
             }
     }
 

@@ -47,10 +47,14 @@ counters! {
     writes,
     /// Flushes done.
     flushes,
+    /// Discards done.
+    discards,
     /// Bytes read by the guest.
     read_bytes,
     /// Bytes written by the guest.
     write_bytes,
+    /// Bytes that the guest no longer needed.
+    discarded_bytes,
     /// Requests answered with `BLKIF_RSP_ERROR`.
     errors,
     /// Requests answered with `BLKIF_RSP_EOPNOTSUPP`.
@@ -71,6 +75,8 @@ counters! {
     sys_rw,
     /// `fdatasync`.
     sys_sync,
+    /// `fallocate` and `ioctl` that discard.
+    sys_discard,
     /// Reads of event channels' descriptors; ringing is counted as [`notifications_sent`](Self::notifications_sent).
     sys_evtchn,
 }

@@ -3,7 +3,8 @@
 use ringfence_blkback::buffer::Buffer;
 use ringfence_blkback::error::Refusal;
 use ringfence_blkback::sink::{Disk, DiskIo, Done, Io, IoOp, Rejected, Tag};
-use ringfence_core::ids::Sector;
+use ringfence_core::ids::{Sector, SectorCount};
+use ringfence_core::wire::blkif::Op;
 
 /// The size of the disks under test, in sectors of 512 bytes; no power of two, no multiple of a page.
 pub const SECTORS: u64 = 1001;
@@ -21,6 +22,8 @@ pub fn run(make: Make<'_>) {
     ranges(make());
     read_only(make());
     flush(make());
+    discard(make());
+    discards_that_are_not_offered(make());
     many_in_flight(make());
 }
 
@@ -179,6 +182,107 @@ fn flush(make: Box<dyn DiskIo>) {
     write(&mut disk, 5, 2, 9);
     assert_eq!(one(&mut disk, io(5, IoOp::Flush, 0, 0)).result, Ok(()));
     assert_eq!(disk.stats().snapshot().flushes, 1);
+}
+
+/// What is discarded reads as it was or as zeros, sector by sector; its neighbours stay, and it can be written again.
+fn discard(make: Box<dyn DiskIo>) {
+    let mut disk = Disk::new(make);
+    let Some(offer) = disk.geometry().discard else {
+        return;
+    };
+    assert!(
+        offer
+            .granularity
+            .is_multiple_of(disk.geometry().logical.max(1))
+    );
+    write(&mut disk, 0, 88, 21);
+    write(&mut disk, 88, 88, 22);
+    let before = if disk.touches_data() {
+        read(&mut disk, 0, 176)
+    } else {
+        Vec::new()
+    };
+    for secure in [false, true] {
+        if secure && !offer.secure {
+            continue;
+        }
+        let op = IoOp::Discard {
+            sector: Sector::new(5),
+            count: SectorCount::new(120),
+            secure,
+        };
+        assert_eq!(one(&mut disk, io(6, op, 0, 0)).result, Ok(()));
+        if disk.touches_data() {
+            let after = read(&mut disk, 0, 176);
+            for (sector, (old, new)) in before.chunks(512).zip(after.chunks(512)).enumerate() {
+                let gone = (5..125).contains(&sector);
+                let zero = new.iter().all(|byte| *byte == 0);
+                let kept = new == old && !(gone && secure);
+                assert!(kept || (gone && zero), "sector {sector}");
+            }
+        }
+        write(&mut disk, 5, 60, 23);
+        write(&mut disk, 5, 83, 21);
+        write(&mut disk, 88, 88, 22);
+        write(&mut disk, 0, 88, 21);
+    }
+    let done = disk.stats().snapshot();
+    let times = 1 + u64::from(offer.secure);
+    assert_eq!(
+        (done.discards, done.discarded_bytes),
+        (times, times * 120 * 512)
+    );
+}
+
+fn discards_that_are_not_offered(make: Box<dyn DiskIo>) {
+    let mut disk = Disk::new(make);
+    let offer = disk.geometry().discard;
+    let mut refused = |sector, count, secure| {
+        let op = IoOp::Discard {
+            sector: Sector::new(sector),
+            count: SectorCount::new(count),
+            secure,
+        };
+        match disk.submit(io(7, op, 0, 0)) {
+            Err(Rejected::Refused { io, why }) => {
+                assert_eq!(io.op, op);
+                why
+            }
+            other => panic!("{op:?}: {other:?}"),
+        }
+    };
+    if offer.is_none_or(|offer| !offer.secure) {
+        assert_eq!(refused(0, 8, true), Refusal::Operation(Op::DISCARD));
+    }
+    if offer.is_none() {
+        assert_eq!(refused(0, 8, false), Refusal::Operation(Op::DISCARD));
+        return;
+    }
+    let all = SECTORS;
+    for (sector, count) in [
+        (all, 1),
+        (all - 1, 2),
+        (0, all + 1),
+        (0, 0),
+        (1, u64::MAX),
+        (u64::MAX, 1),
+    ] {
+        let why = refused(sector, count, false);
+        assert!(matches!(why, Refusal::Range { .. }), "{sector} {count}");
+    }
+    let mut disk = disk.read_only();
+    let op = IoOp::Discard {
+        sector: Sector::new(0),
+        count: SectorCount::new(8),
+        secure: false,
+    };
+    match disk.submit(io(8, op, 0, 0)) {
+        Err(Rejected::Refused {
+            why: Refusal::ReadOnly(Op::DISCARD),
+            ..
+        }) => {}
+        other => panic!("discard on a read-only disk: {other:?}"),
+    }
 }
 
 /// Fills the disk's queue, twice: every tag comes back once, in whatever order, and what did not fit comes back unharmed.

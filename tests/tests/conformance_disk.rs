@@ -67,6 +67,26 @@ fn file_by_io_uring() {
 }
 
 #[test]
+fn what_a_file_discards_takes_no_room_any_more() {
+    let fd = image(64 * 4096);
+    for mut disk in both(&fd) {
+        let all = io(1, IoOp::Write(Sector::new(0)), 64 * 8, 3);
+        assert_eq!(one(&mut disk, all).result, Ok(()));
+        let blocks = || rustix::fs::fstat(&fd).expect("fstat").st_blocks;
+        let before = blocks();
+        let op = IoOp::Discard {
+            sector: Sector::new(8),
+            count: SectorCount::new(32 * 8),
+            secure: false,
+        };
+        assert_eq!(one(&mut disk, io(2, op, 0, 0)).result, Ok(()));
+        assert_eq!(before - blocks(), 32 * 8, "in units of 512 bytes");
+        let unit = disk.geometry().discard.expect("offered").granularity;
+        assert_eq!(unit, 4096);
+    }
+}
+
+#[test]
 fn one_io_uring_serves_many_disks_with_one_call_per_batch() {
     let Some(uring) = uring() else { return };
     let stats: Vec<Arc<Stats>> = (0..3).map(|_| Arc::default()).collect();

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use ringfence_core::ids::{Sector, SectorCount};
+use ringfence_core::wire::blkif::Op;
 use thiserror::Error;
 
 use super::{DiskIo, Done, Geometry, Io, IoOp};
@@ -82,17 +83,31 @@ impl Disk {
     }
 
     fn check(&self, io: &Io) -> Result<(), Refusal> {
-        let (sector, write) = match io.op {
-            IoOp::Read(sector) => (sector, false),
-            IoOp::Write(sector) => (sector, true),
-            IoOp::Flush => return Ok(()),
-        };
-        if write && self.geometry.read_only && !cfg!(ringfence_weaken = "blk_read_only") {
-            return Err(Refusal::ReadOnly(ringfence_core::wire::blkif::Op::WRITE));
-        }
         let bytes = u64::try_from(io.buffer.len()).unwrap_or(u64::MAX);
-        self.geometry
-            .check(sector, SectorCount::new(bytes.div_ceil(Sector::BYTES)))
+        let count = SectorCount::new(bytes.div_ceil(Sector::BYTES));
+        match io.op {
+            IoOp::Read(sector) => self.geometry.check(sector, count),
+            IoOp::Write(sector) => {
+                self.check_writable(Op::WRITE)?;
+                self.geometry.check(sector, count)
+            }
+            IoOp::Flush => Ok(()),
+            IoOp::Discard {
+                sector,
+                count,
+                secure,
+            } => {
+                self.check_writable(Op::DISCARD)?;
+                self.geometry.check_discard(sector, count, secure)
+            }
+        }
+    }
+
+    fn check_writable(&self, op: Op) -> Result<(), Refusal> {
+        if self.geometry.read_only && !cfg!(ringfence_weaken = "blk_read_only") {
+            return Err(Refusal::ReadOnly(op));
+        }
+        Ok(())
     }
 
     /// Makes sure that everything submitted is on its way.
@@ -115,6 +130,12 @@ impl Disk {
                     self.stats.write_bytes.add(bytes);
                 }
                 IoOp::Flush => self.stats.flushes.add(1),
+                IoOp::Discard { count, .. } => {
+                    self.stats.discards.add(1);
+                    self.stats
+                        .discarded_bytes
+                        .add(count.bytes().unwrap_or(u64::MAX));
+                }
             }
         }
         Some(done)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::raw::{self, FlushLatch, Next, OpenError, Position};
-use super::{DiskIo, Done, Geometry, Io, IoOp};
+use super::{DiskIo, Done, Geometry, Io, IoOp, discard};
 use crate::error::IoError;
 use crate::stats::Stats;
 
@@ -73,6 +73,14 @@ impl File {
             IoOp::Flush => {
                 self.stats.sys_sync.add(1);
                 rustix::fs::fdatasync(&self.fd).map(|()| 0)
+            }
+            IoOp::Discard {
+                sector,
+                count,
+                secure,
+            } => {
+                self.stats.sys_discard.add(1);
+                discard::now(&self.fd, sector, count, secure).map(|()| 0)
             }
         }
     }

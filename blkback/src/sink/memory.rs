@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use ringfence_core::ids::{Sector, SectorCount};
 
-use super::{DiskIo, Done, Geometry, Io, IoOp};
+use super::{Discard, DiskIo, Done, Geometry, Io, IoOp};
 use crate::error::IoError;
 
 /// Requests that may wait for [`DiskIo::reap`].
@@ -54,7 +54,13 @@ impl DiskIo for Memory {
     fn geometry(&self) -> Geometry {
         let bytes = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
         let sectors = bytes.checked_div(Sector::BYTES).unwrap_or(0);
-        Geometry::new(SectorCount::new(sectors))
+        Geometry {
+            discard: Some(Discard {
+                secure: true,
+                ..Discard::new(512)
+            }),
+            ..Geometry::new(SectorCount::new(sectors))
+        }
     }
 
     fn submit(&mut self, mut io: Io) -> Result<(), Io> {
@@ -70,6 +76,12 @@ impl DiskIo for Memory {
                 .range(sector, len)
                 .map(|bytes| bytes.copy_from_slice(io.buffer.bytes())),
             IoOp::Flush => Ok(()),
+            IoOp::Discard { sector, count, .. } => count
+                .bytes()
+                .and_then(|bytes| usize::try_from(bytes).ok())
+                .ok_or(IoError::Range)
+                .and_then(|len| self.range(sector, len))
+                .map(|bytes| bytes.fill(0)),
         };
         self.done.push_back(Done { io, result });
         Ok(())

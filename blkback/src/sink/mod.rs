@@ -3,6 +3,8 @@
 //! [`DiskIo`] is the implementor's trait; `tests/src/disk_conformance.rs` says in tests what it promises. Whoever uses a disk
 //! does so through [`Disk`], which has checked every range before the implementor sees it.
 
+#[cfg(feature = "std")]
+mod discard;
 mod disk;
 #[cfg(feature = "std")]
 mod file;
@@ -26,6 +28,7 @@ pub use uring::{Uring, UringFile};
 use crate::buffer::Buffer;
 use crate::error::{IoError, Refusal};
 use ringfence_core::ids::{Sector, SectorCount};
+use ringfence_core::wire::blkif::Op;
 
 /// What a disk is like. Fixed while it is open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +43,31 @@ pub struct Geometry {
     pub read_only: bool,
     /// Whether it can make writes durable.
     pub flush: bool,
+    /// How it can be told that sectors are no longer needed, if it can.
+    pub discard: Option<Discard>,
+}
+
+/// What a disk that can discard says of it, in bytes: `discard-granularity`, `discard-alignment` and `discard-secure` of
+/// `xen/io/blkif.h`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Discard {
+    /// The unit in which storage is given back: a multiple of the logical sector. What does not fill a unit may stay.
+    pub granularity: u32,
+    /// Where the first unit begins, relative to the start of the disk.
+    pub alignment: u32,
+    /// Whether it can also make the data unrecoverable.
+    pub secure: bool,
+}
+
+impl Discard {
+    /// In units of this many bytes from the start of the disk on, and no more than a hint.
+    pub const fn new(granularity: u32) -> Self {
+        Self {
+            granularity,
+            alignment: 0,
+            secure: false,
+        }
+    }
 }
 
 impl Geometry {
@@ -51,7 +79,29 @@ impl Geometry {
             physical: 512,
             read_only: false,
             flush: true,
+            discard: None,
         }
+    }
+
+    /// Checks that the disk can discard these sectors. That it may be written is another question.
+    pub fn check_discard(
+        &self,
+        sector: Sector,
+        count: SectorCount,
+        secure: bool,
+    ) -> Result<(), Refusal> {
+        match self.discard {
+            Some(discard) if discard.secure || !secure => {}
+            _ => return Err(Refusal::Operation(Op::DISCARD)),
+        }
+        if count.get() == 0 {
+            return Err(Refusal::Range {
+                sector: sector.get(),
+                count: 0,
+                capacity: self.sectors.get(),
+            });
+        }
+        self.check(sector, count)
     }
 
     /// Checks that the disk has these sectors and that they are whole logical ones.
@@ -110,6 +160,16 @@ pub enum IoOp {
     Write(Sector),
     /// Make every write that completed before durable; the buffer is empty.
     Flush,
+    /// These sectors are no longer needed: what is read from them afterwards is either what they held or zeros, until they are
+    /// written again. The buffer is empty.
+    Discard {
+        /// The first.
+        sector: Sector,
+        /// How many; at least one.
+        count: SectorCount,
+        /// Whether the data must be unrecoverable afterwards, which is more than a hint.
+        secure: bool,
+    },
 }
 
 /// A request to the disk. Owns its buffer, so that nothing else can touch the bytes while the kernel or a device does.
@@ -136,7 +196,8 @@ pub struct Done {
 
 /// A disk, for those who implement one. Completion-based: nothing blocks for longer than a system call takes.
 ///
-/// The caller keeps to the geometry: ranges lie inside, nothing is written to a read-only disk. Requests may finish in any
+/// The caller keeps to the geometry: ranges lie inside, nothing is written to a read-only disk, nothing is discarded where
+/// `discard` does not say so. Requests may finish in any
 /// order; those that overlap may be done in any order as well. A flush covers all writes that were reaped before it was
 /// submitted.
 pub trait DiskIo {

@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 
 use ringfence_core::ids::SectorCount;
 
-use super::{DiskIo, Done, Geometry, Io};
+use super::{Discard, DiskIo, Done, Geometry, Io};
 
 /// Requests that may wait for [`DiskIo::reap`].
 const QUEUE: usize = 256;
@@ -20,7 +20,10 @@ impl Null {
     /// A disk of this size.
     pub fn new(sectors: SectorCount) -> Self {
         Self {
-            geometry: Geometry::new(sectors),
+            geometry: Geometry {
+                discard: Some(Discard::new(512)),
+                ..Geometry::new(sectors)
+            },
             done: VecDeque::with_capacity(QUEUE),
         }
     }

@@ -7,7 +7,7 @@ use rustix::fs::{self, FileType, OFlags, SeekFrom};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use super::{Geometry, IoOp};
+use super::{Geometry, IoOp, discard};
 use crate::error::IoError;
 
 /// Why a descriptor is no disk.
@@ -83,6 +83,11 @@ pub(super) fn geometry(fd: impl AsFd, read_only: bool) -> Result<Geometry, OpenE
             unit: logical,
         });
     }
+    let discard = if read_only {
+        None
+    } else {
+        discard::offered(fd, bytes, physical)
+    };
     let sectors = SectorCount::new(bytes.checked_div(Sector::BYTES).unwrap_or(0));
     Ok(Geometry {
         sectors,
@@ -90,6 +95,7 @@ pub(super) fn geometry(fd: impl AsFd, read_only: bool) -> Result<Geometry, OpenE
         physical,
         read_only,
         flush: true,
+        discard,
     })
 }
 
@@ -129,7 +135,7 @@ impl Position {
             Ok(bytes) => bytes,
             Err(errno) => return self.failed(op, errno),
         };
-        if op == IoOp::Flush {
+        if matches!(op, IoOp::Flush | IoOp::Discard { .. }) {
             return Next::Ended(Ok(()));
         }
         let reached = self.done.saturating_add(bytes);
@@ -152,10 +158,17 @@ impl Position {
             self.tries = self.tries.saturating_add(1);
             return Next::Again;
         }
+        let unsupported = [Errno::OPNOTSUPP, Errno::NOSYS]
+            .map(Errno::raw_os_error)
+            .contains(&errno);
+        if unsupported && matches!(op, IoOp::Discard { .. }) {
+            return Next::Ended(Err(IoError::Unsupported));
+        }
         let op = match op {
             IoOp::Read(_) => "read",
             IoOp::Write(_) => "write",
             IoOp::Flush => "fdatasync",
+            IoOp::Discard { .. } => "fallocate",
         };
         Next::Ended(Err(IoError::System { op, errno }))
     }

@@ -11,7 +11,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 use rustix::io::Errno;
 
 use super::raw::{self, FlushLatch, Next, OpenError, Position};
-use super::{DiskIo, Done, Geometry, Io, IoOp};
+use super::{DiskIo, Done, Geometry, Io, IoOp, discard};
 use crate::stats::Stats;
 
 /// The most requests of all disks together that are at the kernel at once.
@@ -19,7 +19,7 @@ const IN_FLIGHT_MAX: u32 = 4096;
 
 /// A ring that the disks of one worker share. A handle; stays on its thread.
 ///
-/// Uses the opcodes `IORING_OP_READ`, `_WRITE` and `_FSYNC` on plain descriptors, no registered files or buffers: a ring that
+/// Uses the opcodes `IORING_OP_READ`, `_WRITE`, `_FSYNC` and `_FALLOCATE` on plain descriptors, no registered files or buffers: a ring that
 /// is restricted to these will do.
 #[derive(Clone)]
 pub struct Uring(Rc<RefCell<Hub>>);
@@ -247,12 +247,25 @@ impl Request {
             IoOp::Flush => opcode::Fsync::new(fd)
                 .flags(types::FsyncFlags::DATASYNC)
                 .build(),
+            IoOp::Discard { sector, count, .. } => {
+                let (start, len) = discard::range(sector, count)?;
+                opcode::Fallocate::new(fd, len)
+                    .offset(start)
+                    .mode(i32::try_from(discard::HOLE.bits()).ok()?)
+                    .build()
+            }
         })
     }
 
     fn end(self, result: Result<(), crate::error::IoError>) {
         let result = match self.io.op {
             IoOp::Flush => self.file.latch.borrow_mut().pass(result),
+            // Storage that cannot make holes may still know a plain discard, which the ring has no word for.
+            IoOp::Discard { sector, count, .. }
+                if result == Err(crate::error::IoError::Unsupported) =>
+            {
+                discard::run(&self.file.fd, sector, count, false)
+            }
             _ => result,
         };
         self.file.done.borrow_mut().push_back(Done {
@@ -285,6 +298,18 @@ impl DiskIo for UringFile {
     }
 
     fn submit(&mut self, io: Io) -> Result<(), Io> {
+        if let IoOp::Discard {
+            sector,
+            count,
+            secure: true,
+        } = io.op
+        {
+            // Rare, and nothing that a ring can do.
+            self.stats.sys_discard.add(1);
+            let result = discard::run(&self.file.fd, sector, count, true);
+            self.file.done.borrow_mut().push_back(Done { io, result });
+            return Ok(());
+        }
         self.uring
             .0
             .borrow_mut()

@@ -10,18 +10,19 @@ use io_uring::register::Restriction;
 use io_uring::{IoUring, opcode};
 
 /// What a restricted ring may do.
-const OPS: [u8; 8] = [
+const OPS: [u8; 9] = [
     opcode::Nop::CODE,
     opcode::Read::CODE,
     opcode::Write::CODE,
     opcode::Readv::CODE,
     opcode::Writev::CODE,
     opcode::Fsync::CODE,
+    opcode::Fallocate::CODE,
     opcode::PollAdd::CODE,
     opcode::AsyncCancel::CODE,
 ];
 
-/// A ring that refuses everything but reading, writing, flushing, polling and cancelling, with descriptors of the process: no
+/// A ring that refuses everything but reading, writing, flushing, discarding, polling and cancelling, with descriptors of the process: no
 /// fixed files, no flags, and nothing can be registered with it any more.
 pub struct RestrictedRing(IoUring);
 

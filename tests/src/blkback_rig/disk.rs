@@ -76,6 +76,12 @@ impl Shared {
                 });
             }
             IoOp::Flush => {}
+            IoOp::Discard { sector, count, .. } => {
+                let len = usize::try_from(count.get().saturating_mul(512)).unwrap_or(0);
+                if let Some(bytes) = range(&mut self.bytes, sector.get(), len) {
+                    bytes.fill(0);
+                }
+            }
         }
         self.done.push_back(Done { io, result });
     }

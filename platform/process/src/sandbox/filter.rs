@@ -91,6 +91,7 @@ const IOCTLS: &[u64] = &[
     0x127b,      // BLKPBSZGET
     0x8008_1272, // BLKGETSIZE64
     0x1277,      // BLKDISCARD
+    0x127d,      // BLKSECDISCARD
     0x127f,      // BLKZEROOUT
     0x5401,      // TCGETS: standard output asks once whether it is a terminal
     0x5421,      // FIONBIO
