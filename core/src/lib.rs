@@ -8,7 +8,9 @@ pub mod mem;
 pub mod platform;
 pub mod store;
 pub mod wire;
+pub mod words;
 pub mod xenbus;
 
 pub use ids::{DomId, EvtchnPort, GrantRef, Handle, RequestId, Sector, SectorCount};
 pub use mem::{PAGE, SharedMem};
+pub use words::Words;
