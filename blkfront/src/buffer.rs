@@ -3,7 +3,7 @@
 use core::fmt;
 
 use heapless::Vec;
-use ringfence_core::platform::{Access, Granted, Platform};
+use ringfence_core::platform::{Access, GrantError, Granted, Platform};
 use ringfence_core::wire::blkif::{MAX_SEGMENTS_PER_REQUEST, SECTORS_PER_PAGE, Segment};
 use ringfence_core::{DomId, PAGE, Sector, SectorCount, SharedMem};
 
@@ -25,19 +25,28 @@ pub struct Buffer<P: Platform> {
     pages: Vec<P::Granted, MAX_PAGES>,
     /// Bytes that take part, a multiple of 512.
     len: usize,
-    peer: DomId,
-    /// Whether access ended when the connection did.
-    revoked: bool,
+    /// Who can reach the pages; nobody once access ended.
+    granted: Option<Grantee>,
+    /// For whom new pages are being put in place, and how many are.
+    renewed: Option<(Grantee, usize)>,
+}
+
+/// Whom pages are granted to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Grantee {
+    pub(crate) peer: DomId,
+    /// Counts the lives of this guest: what was granted before it was saved, nobody can reach after it was restored.
+    pub(crate) life: u32,
 }
 
 impl<P: Platform> Buffer<P> {
-    pub(crate) fn alloc(platform: &P, peer: DomId, pages: usize) -> Result<Self, BufferError> {
+    pub(crate) fn alloc(platform: &P, to: Grantee, pages: usize) -> Result<Self, BufferError> {
         if pages == 0 || pages > MAX_PAGES {
             return Err(BufferError::Pages { pages });
         }
         let mut granted = Vec::new();
         for _ in 0..pages {
-            let page = platform.alloc(peer, Access::ReadWrite)?;
+            let page = platform.alloc(to.peer, Access::ReadWrite)?;
             if granted.push(page).is_err() {
                 return Err(BufferError::Pages { pages });
             }
@@ -46,9 +55,42 @@ impl<P: Platform> Buffer<P> {
         Ok(Self {
             pages: granted,
             len,
-            peer,
-            revoked: false,
+            granted: Some(to),
+            renewed: None,
         })
+    }
+
+    /// Puts new pages that `to` can reach in the place of all pages, with the first `keep` bytes of the data. The old ones are
+    /// dropped one by one: those that somebody still has mapped are the platform's to keep (XSA-396), and what he writes to
+    /// them reaches nobody.
+    ///
+    /// # Errors
+    /// No page is left. The data is whole, and another call goes on where this one stopped.
+    pub(crate) fn renew(
+        &mut self,
+        platform: &P,
+        to: Grantee,
+        keep: usize,
+    ) -> Result<(), GrantError> {
+        let done = match self.renewed {
+            Some((grantee, done)) if grantee == to => done,
+            _ => 0,
+        };
+        let mut left = keep.min(self.len);
+        for (n, page) in self.pages.iter_mut().enumerate() {
+            let bytes = left.min(PAGE);
+            left = left.saturating_sub(bytes);
+            if n < done {
+                continue;
+            }
+            let fresh = platform.alloc(to.peer, Access::ReadWrite)?;
+            copy(page, &fresh, bytes);
+            *page = fresh;
+            self.renewed = Some((to, n.saturating_add(1)));
+        }
+        self.granted = Some(to);
+        self.renewed = None;
+        Ok(())
     }
 
     /// Length in bytes: what a request transfers. All of the pages, until [`set_len`](Self::set_len).
@@ -216,9 +258,9 @@ impl<P: Platform> Buffer<P> {
         });
     }
 
-    /// Whether `peer` can reach the pages.
-    pub(crate) fn is_granted_to(&self, peer: DomId) -> bool {
-        self.peer == peer && !self.revoked
+    /// Whether `to` can reach the pages.
+    pub(crate) fn is_granted_to(&self, to: Grantee) -> bool {
+        self.granted == Some(to)
     }
 
     /// The segments of a request, and how many there are.
@@ -248,12 +290,14 @@ impl<P: Platform> Buffer<P> {
     pub(crate) fn revoke(&mut self) -> bool {
         // Every page in turn, also behind one that is still mapped. Revoking again what is revoked changes nothing.
         let mut done = true;
-        if !self.revoked {
+        if self.granted.is_some() || self.renewed.is_some() {
             for page in &mut self.pages {
                 done &= page.try_revoke().is_ok();
             }
         }
-        self.revoked = done;
+        if done {
+            (self.granted, self.renewed) = (None, None);
+        }
         done
     }
 }
@@ -264,8 +308,17 @@ impl<P: Platform> fmt::Debug for Buffer<P> {
         f.debug_struct("Buffer")
             .field("pages", &self.pages.len())
             .field("len", &self.len)
-            .field("peer", &self.peer)
-            .field("revoked", &self.revoked)
+            .field("granted", &self.granted)
             .finish()
+    }
+}
+
+/// Copies the first `bytes`, a multiple of a sector, of one page to another.
+fn copy<M: SharedMem>(from: &M, to: &M, bytes: usize) {
+    let mut sector = [0; SECTOR];
+    for n in 0..bytes.checked_div(SECTOR).unwrap_or(0) {
+        let at = n.saturating_mul(SECTOR);
+        from.read(at, &mut sector);
+        to.write(at, &sector);
     }
 }

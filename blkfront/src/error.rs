@@ -136,6 +136,12 @@ pub enum Reason {
         /// How many, those of ended connections included.
         open: usize,
     },
+    /// What an ended connection left unanswered is being put on the ring first, in its order: reap first.
+    #[error("{waiting} requests of an ended connection come first")]
+    Repeating {
+        /// How many are not on the ring yet.
+        waiting: usize,
+    },
     /// The disk is read-only.
     #[error("the disk is read-only")]
     ReadOnly,
@@ -143,12 +149,12 @@ pub enum Reason {
     #[error("the buffer is empty")]
     Empty,
     /// Start or length is no multiple of the disk's logical sector.
-    #[error("sector {sector} and {bytes} bytes are not multiples of {sector_size} bytes")]
+    #[error("sector {sector} and {count} more are not multiples of {sector_size} bytes")]
     Misaligned {
         /// The start.
         sector: Sector,
         /// The length.
-        bytes: usize,
+        count: SectorCount,
         /// `sector-size`.
         sector_size: u32,
     },
@@ -205,9 +211,14 @@ pub enum IoError {
     /// `BLKIF_RSP_EOPNOTSUPP`.
     #[error("the backend does not support the operation")]
     Unsupported,
-    /// The connection ended first. It may have been done or not.
+    /// The connection ended first, and the request is not repeated: the device is closed, repeating is
+    /// [off](crate::Frontend::set_replay) or given [up](crate::Frontend::abandon), or there is no page left that could be
+    /// granted to the next backend. It may have been done or not.
     #[error("the connection ended before the answer")]
     Aborted,
+    /// The connection ended first, and the disk of the next one cannot do the request. The last one may have done it or not.
+    #[error("the connection ended before the answer, and on the next one: {0}")]
+    NotRepeated(Reason),
 }
 
 /// Why there is no such buffer, or no such part of one.

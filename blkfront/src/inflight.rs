@@ -2,9 +2,10 @@
 
 use core::fmt;
 
-use ringfence_core::Sector;
+use heapless::Vec;
 use ringfence_core::platform::Platform;
 use ringfence_core::wire::blkif::{self, ResponseNative, Status};
+use ringfence_core::{Sector, SectorCount};
 
 use crate::{Buffer, IoError, PeerFault};
 
@@ -30,6 +31,16 @@ impl Op {
             Self::Flush => blkif::Op::FLUSH_DISKCACHE,
         }
     }
+
+    /// Whether the disk is changed.
+    pub(crate) const fn writes(self) -> bool {
+        matches!(self, Self::Write)
+    }
+
+    /// Whether, when requests are put on a ring again, those before and after it are kept apart.
+    const fn is_fence(self) -> bool {
+        matches!(self, Self::Flush)
+    }
 }
 
 /// Names a submitted request; never the same twice for a frontend within 2^32 requests.
@@ -37,8 +48,12 @@ impl Op {
 pub struct Tag(u64);
 
 impl Tag {
-    /// The request's id on the wire: the slot in the low half, a count in the high half, so that a late answer to an earlier
-    /// request of the same slot is told apart.
+    const fn of(number: u64, slot: u16) -> Self {
+        Self(number.wrapping_shl(32) | slot as u64)
+    }
+
+    /// The request's id on the wire, the first time it was on a ring: the slot in the low half, a count in the high half, so
+    /// that a late answer to an earlier request of the same slot is told apart.
     ///
     /// ```
     /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
@@ -61,10 +76,11 @@ pub struct Completion<P: Platform> {
     pub op: Op,
     /// How it ended.
     pub result: Result<(), IoError>,
-    /// Its buffer, back; `None` for a flush. After [`IoError::Aborted`] it can be read but not submitted again: the backend has
-    /// lost access to it. Where the platform does not see whether the backend still has a page mapped
-    /// ([`Capabilities::observes_mappings`](ringfence_core::platform::Capabilities::observes_mappings)) there is none after
-    /// `Aborted`: it was dropped, and what lies below the platform keeps its pages for as long as they are mapped.
+    /// Its buffer, back; `None` for a flush. After [`IoError::Aborted`] and [`IoError::NotRepeated`] it can be read, but not
+    /// submitted before it was [renewed](crate::Frontend::renew): no backend has access to it. Where the platform does not see
+    /// whether a backend still has a page mapped
+    /// ([`Capabilities::observes_mappings`](ringfence_core::platform::Capabilities::observes_mappings)) there is none then:
+    /// it was dropped, and what lies below the platform keeps its pages for as long as they are mapped.
     pub buffer: Option<Buffer<P>>,
 }
 
@@ -79,37 +95,59 @@ impl<P: Platform> fmt::Debug for Completion<P> {
     }
 }
 
+/// Where a request is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// On the ring.
+    Open,
+    /// To be put on a ring again.
+    Waiting,
+    /// It ended without an answer; its pages may still be mapped.
+    Over(IoError),
+}
+
 /// One request's shadow: all that it takes to judge its answer, or to submit it again.
-struct Entry<P: Platform> {
-    tag: Tag,
-    op: Op,
-    #[expect(dead_code, reason = "what a replay needs besides the buffer")]
-    sector: Sector,
-    buffer: Option<Buffer<P>>,
+pub(crate) struct Entry<P: Platform> {
+    pub(crate) tag: Tag,
+    /// Its present id on the wire.
+    pub(crate) id: u64,
+    pub(crate) op: Op,
+    pub(crate) sector: Sector,
+    pub(crate) count: SectorCount,
+    pub(crate) buffer: Option<Buffer<P>>,
+    /// Whether its pages were shown to the backend of a connection that ended.
+    pub(crate) stale: bool,
     /// Its place in the order of submission.
     seq: u64,
-    /// Its connection ended.
-    orphan: bool,
+    /// Its place in the order of what was put on rings.
+    push: u64,
+    stage: Stage,
 }
 
 pub(crate) struct Inflight<P: Platform> {
     entries: [Option<Entry<P>>; SLOTS],
-    /// Requests submitted, ever.
-    seq: u64,
-    /// Requests below this place are published.
+    free: Vec<u16, SLOTS>,
+    /// The number that the next request put on a ring gets.
+    next: u64,
+    /// What has a smaller number is published.
     published: u64,
     open: usize,
-    orphans: usize,
+    waiting: usize,
+    over: usize,
 }
 
 impl<P: Platform> Inflight<P> {
     pub(crate) fn new() -> Self {
+        // The first slot is taken first.
+        let free = (0u16..).take(SLOTS).collect::<Vec<_, SLOTS>>();
         Self {
             entries: [const { None }; SLOTS],
-            seq: 0,
+            free: free.into_iter().rev().collect(),
+            next: 0,
             published: 0,
             open: 0,
-            orphans: 0,
+            waiting: 0,
+            over: 0,
         }
     }
 
@@ -118,52 +156,47 @@ impl<P: Platform> Inflight<P> {
         self.open
     }
 
-    /// Requests of ended connections that are not handed back yet.
-    pub(crate) const fn orphans(&self) -> usize {
-        self.orphans
+    /// Requests that are to be put on a ring again.
+    pub(crate) const fn waiting(&self) -> usize {
+        self.waiting
     }
 
-    /// Remembers a transfer. Gives the buffer back when there is no slot.
+    /// All that are not handed back yet.
+    pub(crate) const fn all(&self) -> usize {
+        self.open
+            .saturating_add(self.waiting)
+            .saturating_add(self.over)
+    }
+
+    /// Remembers a request that goes on the ring now. Its buffer is for the caller to put in. `None` when there is no slot.
     pub(crate) fn insert(
         &mut self,
         op: Op,
-        sector: Sector,
-        buffer: Buffer<P>,
-    ) -> Result<Tag, Buffer<P>> {
-        match self.slot(op, sector) {
-            Some(entry) => {
-                entry.buffer = Some(buffer);
-                Ok(entry.tag)
-            }
-            None => Err(buffer),
-        }
-    }
-
-    /// Remembers a flush; `None` when there is no slot.
-    pub(crate) fn insert_flush(&mut self) -> Option<Tag> {
-        self.slot(Op::Flush, Sector::new(0)).map(|entry| entry.tag)
-    }
-
-    fn slot(&mut self, op: Op, sector: Sector) -> Option<&mut Entry<P>> {
-        let (slot, place) = (0u64..)
-            .zip(&mut self.entries)
-            .find(|(_, place)| place.is_none())?;
-        let seq = self.seq;
-        self.seq = seq.wrapping_add(1);
+        (sector, count): (Sector, SectorCount),
+    ) -> Option<&mut Entry<P>> {
+        let slot = self.free.pop()?;
+        let place = self.entries.get_mut(usize::from(slot))?;
+        let number = self.next;
+        self.next = number.wrapping_add(1);
         self.open = self.open.saturating_add(1);
+        let tag = Tag::of(number, slot);
         Some(place.insert(Entry {
-            tag: Tag(seq.wrapping_shl(32) | slot),
+            tag,
+            id: tag.0,
             op,
             sector,
+            count,
             buffer: None,
-            seq,
-            orphan: false,
+            stale: false,
+            seq: number,
+            push: number,
+            stage: Stage::Open,
         }))
     }
 
-    /// Everything remembered so far was shown to the backend.
+    /// Everything on the ring so far was shown to the backend.
     pub(crate) const fn publish(&mut self) {
-        self.published = self.seq;
+        self.published = self.next;
     }
 
     /// Judges an answer. Whatever is wrong with it, nothing is given back.
@@ -183,7 +216,7 @@ impl<P: Platform> Inflight<P> {
         let not_in_flight = PeerFault::NotInFlight { id };
         let published = self.published;
         let entry = place.as_ref().ok_or(not_in_flight)?;
-        let in_flight = entry.tag.0 == id && !entry.orphan && entry.seq < published;
+        let in_flight = entry.id == id && entry.stage == Stage::Open && entry.push < published;
         if !(cfg!(ringfence_weaken = "xsa_376_blk_stale") || in_flight) {
             return Err(not_in_flight);
         }
@@ -201,6 +234,7 @@ impl<P: Platform> Inflight<P> {
         };
         let entry = place.take().ok_or(not_in_flight)?;
         self.open = self.open.saturating_sub(1);
+        self.release(slot);
         Ok(Completion {
             tag: entry.tag,
             op: entry.op,
@@ -209,38 +243,109 @@ impl<P: Platform> Inflight<P> {
         })
     }
 
-    /// The connection ended: nothing of it will be answered any more.
-    pub(crate) fn orphan(&mut self) {
+    fn release(&mut self, slot: usize) {
+        // There are as many places in the list as slots.
+        let _ = self.free.push(u16::try_from(slot).unwrap_or(u16::MAX));
+    }
+
+    /// The connection ended, and what it left unanswered is to be put on the ring of the next one.
+    pub(crate) fn wait(&mut self) {
         for entry in self.entries.iter_mut().flatten() {
-            entry.orphan = true;
+            if entry.stage == Stage::Open {
+                entry.stage = Stage::Waiting;
+                entry.stale = true;
+            }
         }
-        self.orphans = self.orphans.saturating_add(self.open);
+        self.waiting = self.waiting.saturating_add(self.open);
         self.open = 0;
     }
 
-    /// The oldest request of an ended connection whose pages the backend has let go of. The others stay here, in quarantine.
-    /// Unless that can be observed, the oldest of all, without its pages.
-    pub(crate) fn take_orphan(&mut self, observes: bool) -> Option<Completion<P>> {
-        if self.orphans == 0 {
+    /// Nothing of what has no answer yet will be answered any more.
+    pub(crate) fn end(&mut self) {
+        for entry in self.entries.iter_mut().flatten() {
+            if matches!(entry.stage, Stage::Open | Stage::Waiting) {
+                entry.stage = Stage::Over(IoError::Aborted);
+            }
+        }
+        self.over = self.all();
+        (self.open, self.waiting) = (0, 0);
+    }
+
+    /// The oldest request that waits, unless the order forbids that it goes on the ring now: a flush goes alone, after the
+    /// answers to all that is older and before all that is younger.
+    pub(crate) fn next_waiting(&mut self) -> Option<&mut Entry<P>> {
+        let mut oldest: Option<(usize, u64, bool)> = None;
+        for (slot, entry) in self.entries.iter().enumerate() {
+            let Some(entry) = entry else { continue };
+            let older = oldest.is_none_or(|(_, seq, _)| entry.seq < seq);
+            if entry.stage == Stage::Waiting && older {
+                oldest = Some((slot, entry.seq, entry.op.is_fence()));
+            }
+        }
+        let (slot, seq, fence) = oldest?;
+        let apart = |entry: &Entry<P>| {
+            entry.stage == Stage::Open && entry.seq < seq && (fence || entry.op.is_fence())
+        };
+        if self.entries.iter().flatten().any(apart) {
             return None;
         }
-        let mut oldest: Option<&mut Option<Entry<P>>> = None;
+        self.entries.get_mut(slot)?.as_mut()
+    }
+
+    /// The request that waits goes on the ring, under a new id.
+    pub(crate) fn open_again(&mut self, tag: Tag) -> Option<&Entry<P>> {
+        let number = self.next;
+        let entry = self.entry(tag)?;
+        let slot = u16::try_from(tag.0 & u64::from(u32::MAX)).unwrap_or(u16::MAX);
+        entry.stage = Stage::Open;
+        entry.push = number;
+        entry.id = Tag::of(number, slot).0;
+        self.next = number.wrapping_add(1);
+        self.waiting = self.waiting.saturating_sub(1);
+        self.open = self.open.saturating_add(1);
+        self.entry(tag).map(|entry| &*entry)
+    }
+
+    /// The request that waits cannot be done any more.
+    pub(crate) fn give_up(&mut self, tag: Tag, error: IoError) {
+        if let Some(entry) = self.entry(tag) {
+            entry.stage = Stage::Over(error);
+            self.waiting = self.waiting.saturating_sub(1);
+            self.over = self.over.saturating_add(1);
+        }
+    }
+
+    pub(crate) fn entry(&mut self, tag: Tag) -> Option<&mut Entry<P>> {
+        let slot = usize::try_from(tag.0 & u64::from(u32::MAX)).ok()?;
+        self.entries.get_mut(slot)?.as_mut()
+    }
+
+    /// The oldest request that ended without an answer and whose pages no backend can reach any more. The others stay here, in
+    /// quarantine. Unless that can be observed, the oldest of all, without its pages.
+    pub(crate) fn take_over(&mut self, observes: bool) -> Option<Completion<P>> {
+        if self.over == 0 {
+            return None;
+        }
+        let mut oldest: Option<(usize, IoError)> = None;
         let mut oldest_seq = u64::MAX;
-        for place in &mut self.entries {
-            let Some(entry) = place.as_mut().filter(|entry| entry.orphan) else {
+        for (slot, place) in self.entries.iter_mut().enumerate() {
+            let Some(entry) = place else { continue };
+            let Stage::Over(error) = entry.stage else {
                 continue;
             };
             if entry.seq < oldest_seq && (!observes || revoked(entry)) {
                 oldest_seq = entry.seq;
-                oldest = Some(place);
+                oldest = Some((slot, error));
             }
         }
-        let entry = oldest?.take()?;
-        self.orphans = self.orphans.saturating_sub(1);
+        let (slot, error) = oldest?;
+        let entry = self.entries.get_mut(slot)?.take()?;
+        self.over = self.over.saturating_sub(1);
+        self.release(slot);
         Some(Completion {
             tag: entry.tag,
             op: entry.op,
-            result: Err(IoError::Aborted),
+            result: Err(error),
             // Of pages that may still be mapped nobody gets hold any more (XSA-396).
             buffer: entry.buffer.filter(|_| observes),
         })

@@ -26,6 +26,7 @@ mod inflight;
 mod life;
 mod negotiate;
 mod queue;
+mod repeat;
 
 pub use buffer::{Buffer, MAX_PAGES};
 pub use error::{BufferError, Error, Fault, IoError, NegotiateError, PeerFault, Reason, Rejected};

@@ -2,7 +2,6 @@
 
 use core::fmt::Write as _;
 
-use ringfence_core::Handle;
 use ringfence_core::platform::{Granted, Platform};
 use ringfence_core::store::{
     FieldError, Store, StoreError, StoreExt, StorePath, Tx, domain_path, join,
@@ -11,6 +10,7 @@ use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::wire::xs_wire::Errno;
 use ringfence_core::xenbus::paths::{fatal, switch_state};
 use ringfence_core::xenbus::{Class, FrontAction, FrontView, FrontWish, Held, Peer, front};
+use ringfence_core::{DomId, Handle};
 
 use crate::events::Events;
 use crate::inflight::Inflight;
@@ -27,8 +27,8 @@ pub enum Event {
     Closing,
     /// The backend or its nodes make no sense; the device is closed for good.
     Failed(Fault),
-    /// The connection is over and what was not answered comes back from [`Frontend::reap`]. If the backend returns, so does
-    /// [`Connected`](Self::Connected).
+    /// The connection is over. If the backend returns, so does [`Connected`](Self::Connected), and what was not answered is put
+    /// on the ring again; if it does not, or with [`Frontend::set_replay`] off, that comes back from [`Frontend::reap`].
     Disconnected,
     /// Closed, and nothing more will happen by itself.
     Closed,
@@ -42,6 +42,8 @@ const ACTIONS: usize = 8;
 pub struct Frontend<P: Platform> {
     pub(crate) platform: P,
     dir: StorePath,
+    /// Whose home the directory may be in.
+    domid: DomId,
     pub(crate) handle: Handle,
     token: heapless::String<24>,
     watching: bool,
@@ -54,6 +56,10 @@ pub struct Frontend<P: Platform> {
     pub(crate) fault: Option<Fault>,
     pub(crate) counters: Counters,
     pub(crate) events: Events,
+    /// Whether what an ended connection left unanswered is repeated on the next one.
+    pub(crate) replay: bool,
+    /// How often this guest was restored.
+    pub(crate) life: u32,
     closing: bool,
     /// The event of the fault, or of being closed, was given.
     told: bool,
@@ -100,6 +106,7 @@ impl<P: Platform> Frontend<P> {
         // 9 bytes and at most ten digits: it always fits.
         let _ = write!(token, "blkfront-{device}");
         Ok(Self {
+            domid: platform.domid(),
             platform,
             dir,
             handle: Handle::new(handle),
@@ -112,6 +119,8 @@ impl<P: Platform> Frontend<P> {
             fault: None,
             counters: Counters::default(),
             events: Events::default(),
+            replay: true,
+            life: 0,
             closing: false,
             told: false,
         })
@@ -158,6 +167,46 @@ impl<P: Platform> Frontend<P> {
     /// ```
     pub const fn fault(&self) -> Option<&Fault> {
         self.fault.as_ref()
+    }
+
+    /// This guest was restored after having been saved, or migrated: its ring, its port, its grants and its watches are gone,
+    /// whatever number it has now. Call this before anything else, then [`step`](Self::step): it connects anew, and what was
+    /// not answered is put on the ring again. Buffers in the caller's hands must be [renewed](Self::renew). Not to be called
+    /// where suspending was cancelled.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsendable`] if the path is too long with the new number.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let mut rig = Rig::connected();
+    /// let tag = rig.front.flush()?;
+    /// rig.front.kick()?;
+    /// # rig.restored();
+    /// rig.front.resume()?; // the guest runs again, elsewhere
+    /// # rig.connect();
+    /// # rig.serve();
+    /// assert_eq!(rig.front.reap()?.expect("repeated").tag, tag);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn resume(&mut self) -> Result<(), Error> {
+        let own = self.platform.domid();
+        if let Some(rest) = self.dir.strip_prefix(domain_path(self.domid).as_str()) {
+            let mut dir = domain_path(own);
+            let len = dir.len().saturating_add(rest.len());
+            dir.push_str(rest)
+                .map_err(|_| StoreError::Unsendable { len })?;
+            self.dir = dir;
+        }
+        self.domid = own;
+        self.life = self.life.wrapping_add(1);
+        self.watching = false;
+        self.watched = None;
+        self.release();
+        self.backend = None;
+        self.told = false;
+        Ok(())
     }
 
     /// Asks for the end: call [`step`](Self::step) and reap until [`Event::Closed`].
@@ -361,6 +410,7 @@ impl<P: Platform> Frontend<P> {
                 switch_state(store, &self.dir, XenbusState::Connected)?;
                 connection.info = Some(info);
                 connection.accepting = true;
+                self.repeat();
                 Ok(Some(Event::Connected(info)))
             }
             Err(error) => {
@@ -379,7 +429,16 @@ impl<P: Platform> Frontend<P> {
 
     /// The backend let go of the connection.
     fn release(&mut self) {
-        self.inflight.orphan();
+        if self.replay && self.fault.is_none() && !self.closing {
+            self.inflight.wait();
+        } else {
+            self.inflight.end();
+        }
+        self.forget();
+    }
+
+    /// Lets go of the connection.
+    fn forget(&mut self) {
         if let Some(connection) = self.connection.take() {
             let mut page = connection.ring.into_mem();
             // A backend that said it let go and did not finds the page in the platform's quarantine (XSA-396).
@@ -395,6 +454,10 @@ impl<P: Platform> Frontend<P> {
             XenbusState::Unknown => view.wish != FrontWish::Run,
             _ => false,
         } && view.held == Held::Nothing;
+        if over {
+            // No other connection comes by itself.
+            self.inflight.end();
+        }
         (over && !core::mem::replace(&mut self.told, true)).then_some(Event::Closed)
     }
 }

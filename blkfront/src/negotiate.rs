@@ -8,7 +8,7 @@ use ringfence_core::{DomId, PAGE, Sector, SectorCount};
 
 use crate::error::field;
 use crate::queue::Connection;
-use crate::{Error, NegotiateError};
+use crate::{Error, NegotiateError, Op, Reason};
 
 /// The disk, as the backend described it and as it was checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +25,44 @@ pub struct Info {
     pub flags: u32,
     /// Whether flushes are done (`feature-flush-cache`); turned off when the backend answers that it does none.
     pub flush: bool,
+}
+
+impl Info {
+    /// Whether the disk can do it: kind of operation, place and length.
+    pub(crate) fn allows(&self, op: Op, sector: Sector, count: SectorCount) -> Result<(), Reason> {
+        if op == Op::Flush {
+            return if self.flush {
+                Ok(())
+            } else {
+                Err(Reason::Unsupported)
+            };
+        }
+        if op.writes() && self.read_only {
+            return Err(Reason::ReadOnly);
+        }
+        if count.get() == 0 {
+            return Err(Reason::Empty);
+        }
+        let sector_size = self.sector_size;
+        let unit = u64::from(sector_size)
+            .checked_div(Sector::BYTES)
+            .unwrap_or(1);
+        if !sector.get().is_multiple_of(unit) || !count.get().is_multiple_of(unit) {
+            return Err(Reason::Misaligned {
+                sector,
+                count,
+                sector_size,
+            });
+        }
+        match sector.end(count) {
+            Some(end) if end.get() <= self.sectors.get() => Ok(()),
+            _ => Err(Reason::OutOfRange {
+                sector,
+                count,
+                sectors: self.sectors,
+            }),
+        }
+    }
 }
 
 /// The backend that the toolstack named.

@@ -2,11 +2,13 @@
 
 use ringfence_core::platform::{Access, Channel, Platform};
 use ringfence_core::wire::blkif::{MAX_SEGMENTS_PER_REQUEST, RequestNative, Segment};
-use ringfence_core::{DomId, Sector};
+use ringfence_core::{DomId, Handle, Sector, SectorCount};
 use ringfence_ring::blkif::BlkifNative;
 use ringfence_ring::{Armed, Front};
 
+use crate::buffer::Grantee;
 use crate::error::Doorbell;
+use crate::inflight::Entry;
 use crate::negotiate::Info;
 use crate::{
     Buffer, BufferError, Completion, Error, Fault, Frontend, IoError, Op, PeerFault, Reason,
@@ -18,6 +20,8 @@ pub(crate) struct Connection<P: Platform> {
     pub(crate) ring: Front<P::Granted, BlkifNative>,
     pub(crate) channel: P::Channel,
     pub(crate) peer: DomId,
+    /// A doorbell that could not be rung.
+    pub(crate) bell_owed: bool,
     /// Set while the states are 4 and 4, or closing.
     pub(crate) info: Option<Info>,
     /// Whether requests are taken: not once we are closing.
@@ -31,9 +35,35 @@ impl<P: Platform> Connection<P> {
             ring: Front::init(page)?,
             channel: platform.alloc_unbound(peer)?,
             peer,
+            bell_owed: false,
             info: None,
             accepting: false,
         })
+    }
+
+    /// Writes the request. There is room: the caller looked.
+    pub(crate) fn push(&mut self, handle: Handle, entry: &Entry<P>) {
+        let none = (0, [Segment::default(); MAX_SEGMENTS_PER_REQUEST]);
+        let (nr_segments, seg) = entry.buffer.as_ref().map_or(none, Buffer::segments);
+        let pushed = self.ring.push(&RequestNative {
+            operation: entry.op.wire(),
+            nr_segments,
+            handle: handle.get(),
+            pad: [0; 4],
+            id: entry.id,
+            sector_number: entry.sector.get(),
+            seg,
+        });
+        debug_assert_eq!(pushed, Ok(()));
+    }
+
+    /// Shows what was pushed to the backend, and rings if it asked for that. Returns whether it rang.
+    pub(crate) fn publish(&mut self) -> Doorbell<bool> {
+        self.bell_owed |= self.ring.publish().is_needed();
+        if self.bell_owed {
+            self.channel.notify()?;
+        }
+        Ok(core::mem::take(&mut self.bell_owed))
     }
 }
 
@@ -50,6 +80,8 @@ pub struct Counters {
     pub events: u64,
     /// Events that came without an answer on the ring.
     pub spurious: u64,
+    /// Times a request that an ended connection left unanswered was put on the ring of another.
+    pub repeated: u64,
 }
 
 impl<P: Platform> Frontend<P> {
@@ -65,8 +97,15 @@ impl<P: Platform> Frontend<P> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn buffer(&self, pages: usize) -> Result<Buffer<P>, BufferError> {
-        let connection = self.connection.as_ref().ok_or(BufferError::NoBackend)?;
-        Buffer::alloc(&self.platform, connection.peer, pages)
+        let to = self.grantee().ok_or(BufferError::NoBackend)?;
+        Buffer::alloc(&self.platform, to, pages)
+    }
+
+    /// Whom buffers must be granted to.
+    pub(crate) fn grantee(&self) -> Option<Grantee> {
+        let peer = self.connection.as_ref()?.peer;
+        let life = self.life;
+        Some(Grantee { peer, life })
     }
 
     /// Puts a transfer between `buffer` (its length) and the disk at `sector` (in units of 512 bytes) on the ring. The backend
@@ -103,34 +142,22 @@ impl<P: Platform> Frontend<P> {
         sector: Sector,
         buffer: Buffer<P>,
     ) -> Result<Tag, Rejected<P>> {
-        match self.check(op, sector, &buffer) {
-            Ok(()) => {}
-            Err(reason) => return Err(Rejected { buffer, reason }),
+        if let Err(reason) = self.check(op, sector, &buffer) {
+            return Err(Rejected { buffer, reason });
         }
-        if op == Op::Write && !cfg!(ringfence_weaken = "xsa_403_blk_tail") {
+        if op.writes() && !cfg!(ringfence_weaken = "xsa_403_blk_tail") {
             buffer.zero_tail();
         }
-        let segments = buffer.segments();
-        let full = self.full();
-        let Some(connection) = self.connection.as_mut() else {
-            let reason = Reason::NotConnected;
+        if let Err(reason) = self.room() {
+            return Err(Rejected { buffer, reason });
+        }
+        let reason = self.full();
+        let Some(entry) = self.inflight.insert(op, (sector, buffer.sectors())) else {
             return Err(Rejected { buffer, reason });
         };
-        if connection.ring.free() == 0 {
-            return Err(Rejected {
-                buffer,
-                reason: full,
-            });
-        }
-        let tag = self
-            .inflight
-            .insert(op, sector, buffer)
-            .map_err(|buffer| Rejected {
-                buffer,
-                reason: full,
-            })?;
-        self.push(tag, op, sector, segments);
-        Ok(tag)
+        entry.buffer = Some(buffer);
+        let tag = entry.tag;
+        Ok(self.push(tag))
     }
 
     /// Puts a flush on the ring: it makes every write durable whose completion was reaped before. For others, wait first.
@@ -151,14 +178,20 @@ impl<P: Platform> Frontend<P> {
         if !self.ready()?.flush {
             return Err(Reason::Unsupported);
         }
+        self.room()?;
         let full = self.full();
-        if self.connection.as_ref().is_none_or(|c| c.ring.free() == 0) {
-            return Err(full);
+        let none = (Sector::new(0), SectorCount::new(0));
+        let tag = self.inflight.insert(Op::Flush, none).ok_or(full)?.tag;
+        Ok(self.push(tag))
+    }
+
+    /// Whether one more request may go on the ring.
+    fn room(&self) -> Result<(), Reason> {
+        self.repeating()?;
+        match &self.connection {
+            Some(connection) if connection.ring.free() > 0 => Ok(()),
+            _ => Err(self.full()),
         }
-        let tag = self.inflight.insert_flush().ok_or(full)?;
-        let none = (0, [Segment::default(); MAX_SEGMENTS_PER_REQUEST]);
-        self.push(tag, Op::Flush, Sector::new(0), none);
-        Ok(tag)
     }
 
     const fn full(&self) -> Reason {
@@ -177,63 +210,23 @@ impl<P: Platform> Frontend<P> {
 
     fn check(&self, op: Op, sector: Sector, buffer: &Buffer<P>) -> Result<(), Reason> {
         let info = self.ready()?;
-        let peer = self.connection.as_ref().map_or(DomId::DOM0, |c| c.peer);
-        if !buffer.is_granted_to(peer) {
+        if !self.grantee().is_some_and(|to| buffer.is_granted_to(to)) {
+            let peer = self.connection.as_ref().map_or(DomId::DOM0, |c| c.peer);
             return Err(Reason::ForeignBuffer { peer });
         }
         if op == Op::Flush {
             return Err(Reason::Unsupported);
         }
-        if op == Op::Write && info.read_only {
-            return Err(Reason::ReadOnly);
-        }
-        if buffer.is_empty() {
-            return Err(Reason::Empty);
-        }
-        let count = buffer.sectors();
-        let unit = u64::from(info.sector_size)
-            .checked_div(Sector::BYTES)
-            .unwrap_or(1);
-        if !sector.get().is_multiple_of(unit) || !count.get().is_multiple_of(unit) {
-            return Err(Reason::Misaligned {
-                sector,
-                bytes: buffer.len(),
-                sector_size: info.sector_size,
-            });
-        }
-        match sector.end(count) {
-            Some(end) if end.get() <= info.sectors.get() => Ok(()),
-            _ => Err(Reason::OutOfRange {
-                sector,
-                count,
-                sectors: info.sectors,
-            }),
-        }
+        info.allows(op, sector, buffer.sectors())
     }
 
     /// Writes the request. There is room: the caller looked.
-    fn push(
-        &mut self,
-        tag: Tag,
-        op: Op,
-        sector: Sector,
-        (nr_segments, seg): (u8, [Segment; MAX_SEGMENTS_PER_REQUEST]),
-    ) {
-        let request = RequestNative {
-            operation: op.wire(),
-            nr_segments,
-            handle: self.handle.get(),
-            pad: [0; 4],
-            id: tag.get(),
-            sector_number: sector.get(),
-            seg,
-        };
-        let pushed = self
-            .connection
-            .as_mut()
-            .map(|connection| connection.ring.push(&request));
-        debug_assert_eq!(pushed, Some(Ok(())));
+    fn push(&mut self, tag: Tag) -> Tag {
+        if let (Some(connection), Some(entry)) = (&mut self.connection, self.inflight.entry(tag)) {
+            connection.push(self.handle, entry);
+        }
         self.counters.requests = self.counters.requests.saturating_add(1);
+        tag
     }
 
     /// Shows everything submitted to the backend, and rings its doorbell if it asked for that. Returns whether it rang.
@@ -262,15 +255,15 @@ impl<P: Platform> Frontend<P> {
             return Ok(false);
         }
         self.inflight.publish();
-        if !connection.ring.publish().is_needed() {
-            return Ok(false);
+        let rang = connection.publish()?;
+        if rang {
+            self.counters.notifications = self.counters.notifications.saturating_add(1);
         }
-        connection.channel.notify()?;
-        self.counters.notifications = self.counters.notifications.saturating_add(1);
-        Ok(true)
+        Ok(rang)
     }
 
-    /// The next request that is over; `None` when there is none now.
+    /// The next request that is over; `None` when there is none now. What an ended connection left unanswered is not: it is
+    /// put on the ring of the next one ([`set_replay`](Self::set_replay)).
     ///
     /// # Errors
     /// The backend lied: now, or earlier. The device is disabled; [`step`](Self::step) closes it, and what was in flight comes
@@ -296,9 +289,10 @@ impl<P: Platform> Frontend<P> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn reap(&mut self) -> Result<Option<Completion<P>>, PeerFault> {
+        self.repeat();
         let observes = self.platform.capabilities().observes_mappings;
-        if let Some(orphan) = self.inflight.take_orphan(observes) {
-            return Ok(Some(orphan));
+        if let Some(over) = self.inflight.take_over(observes) {
+            return Ok(Some(over));
         }
         if let Some(Fault::Peer(fault)) = &self.fault {
             return Err(*fault);
@@ -319,6 +313,7 @@ impl<P: Platform> Frontend<P> {
                 if let Some(info) = connection.info.as_mut().filter(|_| unsupported) {
                     info.flush &= completion.op != Op::Flush;
                 }
+                self.repeat();
                 Ok(Some(completion))
             }
             Err(fault) => {
@@ -378,10 +373,10 @@ impl<P: Platform> Frontend<P> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub const fn in_flight(&self) -> usize {
-        self.inflight.open().saturating_add(self.inflight.orphans())
+        self.inflight.all()
     }
 
-    /// How many requests can be submitted before [`Reason::Full`].
+    /// How many requests can be submitted before [`Reason::Full`], or [`Reason::Repeating`] ends.
     ///
     /// ```
     /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }

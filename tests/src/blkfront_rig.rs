@@ -282,7 +282,7 @@ impl Rig {
     }
 
     /// Moves the data of a request.
-    fn transfer(&mut self, request: &RequestNative) {
+    pub fn transfer(&mut self, request: &RequestNative) {
         let direction = match request.operation {
             Op::READ => Direction::ToPeer,
             Op::WRITE => Direction::FromPeer,
@@ -306,6 +306,17 @@ impl Rig {
         };
         self.back.copy(FRONT, &mut op).expect("a live world");
         assert!(op[0].status.is_okay(), "{}", op[0].status);
+    }
+
+    /// The guest was saved and restored: its nodes are as a toolstack makes them, its backend and its watches are new.
+    pub fn restored(&mut self) {
+        self.peer = None;
+        for name in ["ring-ref", "event-channel"] {
+            self.unset(&format!("{FRONT_DIR}/{name}"));
+        }
+        self.set(FRONT_DIR, "state", "1");
+        self.state(XenbusState::Initialising);
+        self.store = self.world.store(FRONT);
     }
 
     /// Closes the backend's side: unmapped, port closed, state 6.

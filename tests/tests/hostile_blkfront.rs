@@ -209,6 +209,7 @@ fn xsa_396_page_mapped_after_the_answer() {
 #[test]
 fn xsa_396_handed_back_only_after_the_unmap() {
     let mut rig = Rig::connected();
+    rig.front.set_replay(false);
     let request = in_flight(&mut rig);
     let other = submit(&mut rig, Op::Write, 8);
     let kept = keep(&rig, &request);
@@ -239,6 +240,44 @@ fn xsa_396_handed_back_only_after_the_unmap() {
     let rejected = rig.front.submit(Op::Read, Sector::new(0), back);
     let reason = rejected.map_err(|rejected| rejected.reason);
     assert_eq!(reason, Err(Reason::ForeignBuffer { peer: BACK }));
+}
+
+/// The old backend says that it let go of the pages, did not, and writes to them.
+#[test]
+fn xsa_396_repeated_with_other_pages() {
+    let mut rig = Rig::connected();
+    let mut buffer = buffer(&rig);
+    buffer.write_at(0, &[1; PAGE]).expect("it fits");
+    let submitted = rig.front.submit(Op::Write, Sector::new(0), buffer);
+    submitted.expect("room");
+    rig.front.kick().expect("a live world");
+    let old = rig.take_all();
+    let kept = keep(&rig, &old);
+    rig.close_back();
+    assert_eq!(rig.events(), [Event::Closing, Event::Disconnected]);
+    rig.connect();
+    kept.write(0, &[SENTINEL; PAGE]);
+    assert_eq!(rig.world.usage(FRONT).quarantined, 1);
+    rig.serve();
+    assert_ne!(rig.seen[1].seg[0].gref, old.seg[0].gref);
+    assert_eq!(rig.disk[..PAGE], [1; PAGE], "what was submitted");
+    let done = rig.front.reap().expect("honest").expect("answered");
+    assert_eq!((done.tag.get(), done.result), (old.id, Ok(())));
+    drop(kept);
+    assert_eq!(rig.world.usage(FRONT).quarantined, 0);
+}
+
+/// An answer to the id that a request had on the ring of an earlier connection.
+#[test]
+fn xsa_376_stale_id_of_an_earlier_connection() {
+    let mut rig = Rig::connected();
+    let old = in_flight(&mut rig).id;
+    rig.close_back();
+    assert_eq!(rig.events(), [Event::Closing, Event::Disconnected]);
+    rig.connect();
+    assert_ne!(rig.take_all().id, old);
+    let fault = lie(&mut rig, response(old, WireOp::READ, Status::OKAY));
+    assert_eq!(fault, PeerFault::NotInFlight { id: old });
 }
 
 #[test]

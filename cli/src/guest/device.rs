@@ -276,7 +276,7 @@ impl<P: World> GuestDisk<P> {
     /// While the backend is away, requests wait as they do for a full ring.
     fn refused(&self, reason: Reason) -> SubmitError {
         match reason {
-            Reason::Full { .. } => SubmitError::Full,
+            Reason::Full { .. } | Reason::Repeating { .. } => SubmitError::Full,
             Reason::NotConnected | Reason::ForeignBuffer { .. } if !self.is_over() => {
                 SubmitError::Full
             }
