@@ -126,6 +126,12 @@ pub fn detach(guest: &str, vdev: &str) -> Result<()> {
             PATIENCE.as_secs()
         );
     }
+    if place.backend != own_domid(&mut store)? {
+        // It removes what is its own; if it does not, we do.
+        wait(&mut store, &place, UNDOING, |store| {
+            Ok(nodes::detaching(store, &place)?.is_removed())
+        })?;
+    }
     nodes::remove(&mut store, &place)?;
     Ok(())
 }

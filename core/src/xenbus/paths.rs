@@ -3,8 +3,9 @@
 use core::fmt::{self, Write as _};
 
 use crate::ids::DomId;
-use crate::store::{Store, StoreError, StoreExt, StorePath, Tx};
+use crate::store::{Store, StoreError, StoreExt, StorePath, TRANSACTION_RETRIES, Tx};
 use crate::wire::xenbus::XenbusState;
+use crate::wire::xs_wire::Errno;
 
 use super::Class;
 
@@ -114,6 +115,20 @@ pub fn fatal<S: Store>(
 /// # Errors
 /// What the store said; [`StoreError::Denied`] if this domain may not remove the directory itself.
 pub fn erase<S: Store>(store: &mut S, dir: &str, above: usize) -> Result<(), StoreError> {
+    let mut result = try_erase(store, dir, above);
+    for _ in 1..TRANSACTION_RETRIES {
+        match result {
+            // A transaction reads each node when it first needs it. When somebody else removes the same directories meanwhile,
+            // the daemon finds nodes without parents (EINVAL) or names without nodes (EIO).
+            Err(StoreError::Refused(Errno::Inval | Errno::Io)) => {}
+            other => return other,
+        }
+        result = try_erase(store, dir, above);
+    }
+    result
+}
+
+fn try_erase<S: Store>(store: &mut S, dir: &str, above: usize) -> Result<(), StoreError> {
     store.transaction(|store, tx| {
         match store.rm(tx, dir) {
             Ok(()) | Err(StoreError::Missing) => {}
@@ -131,7 +146,7 @@ pub fn erase<S: Store>(store: &mut S, dir: &str, above: usize) -> Result<(), Sto
                 Err(error) => return Err(error),
             }
             match store.rm(tx, parent) {
-                Ok(()) => {}
+                Ok(()) | Err(StoreError::Missing) => {}
                 Err(StoreError::Denied) => break,
                 Err(error) => return Err(error),
             }

@@ -323,6 +323,11 @@ impl Detaching {
     pub fn is_over(&self) -> bool {
         matches!(self.back, None | Some(XenbusState::Closed))
     }
+
+    /// The backend has removed its directory.
+    pub const fn is_removed(&self) -> bool {
+        self.back.is_none()
+    }
 }
 
 impl fmt::Display for Detaching {
