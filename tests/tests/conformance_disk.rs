@@ -1,14 +1,15 @@
 //! Every disk of the block backend against the suite, and what only files can do.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use io_uring::IoUring;
 use ringfence_blkback::Stats;
 use ringfence_blkback::error::IoError;
-use ringfence_blkback::sink::{Disk, DiskIo, File, IoOp, Memory, Null, OpenError, Uring};
+use ringfence_blkback::sink::{Disk, DiskIo, File, IoOp, Layers, Memory, Null, OpenError, Uring};
 use ringfence_core::ids::{Sector, SectorCount};
 use ringfence_tests::disk_conformance::{self as suite, SECTORS, io, one};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, Mode, OFlags, ftruncate, memfd_create, open};
 
 fn image(bytes: u64) -> OwnedFd {
@@ -43,6 +44,113 @@ fn both(fd: &OwnedFd) -> Vec<Disk> {
 #[test]
 fn memory() {
     suite::run(&mut || Box::new(Memory::new(SectorCount::new(SECTORS)).expect("room")));
+}
+
+/// What stands between a guest and its disk changes nothing that a disk promises.
+#[test]
+fn layers() {
+    for words in [
+        "throttle.bps=500M,throttle.iops=100K",
+        "throttle.iops-write=2000,throttle.iops-write-burst=8",
+        "delay=200us",
+        "delay=50us,delay.jitter=1ms",
+        "fault.count=0",
+        "trace=on",
+        "trace=on,delay.jitter=100us,throttle.iops=50K,fault.sectors=1000000",
+    ] {
+        let layers: Layers = words.parse().expect(words);
+        suite::run(&mut || {
+            let disk = Memory::new(SectorCount::new(SECTORS)).expect("room");
+            layers
+                .wrap(Box::new(disk), false, "disk")
+                .expect("descriptors")
+        });
+        let Some(uring) = uring() else { continue };
+        suite::run(&mut || {
+            let disk = uring.disk(image(SECTORS * 512), false, Arc::default());
+            let disk = Box::new(disk.expect("a disk"));
+            layers.wrap(disk, false, "disk").expect("descriptors")
+        });
+    }
+}
+
+#[test]
+fn a_disk_that_is_protected_takes_neither_writes_nor_discards() {
+    let disk = Memory::new(SectorCount::new(SECTORS)).expect("room");
+    let layers = Layers::default();
+    let disk = layers.wrap(Box::new(disk), true, "disk").expect("no timer");
+    let geometry = disk.geometry();
+    assert_eq!((geometry.read_only, geometry.discard), (true, None));
+    // Also of who does not ask.
+    let mut disk = disk;
+    for op in [
+        IoOp::Write(Sector::new(0)),
+        IoOp::Discard {
+            sector: Sector::new(0),
+            count: SectorCount::new(1),
+            secure: false,
+        },
+    ] {
+        disk.submit(io(1, op, 1, 0)).expect("room");
+        let done = disk.reap().expect("at once");
+        assert_eq!(done.result, Err(IoError::ReadOnly));
+    }
+    disk.submit(io(1, IoOp::Read(Sector::new(0)), 1, 1))
+        .expect("room");
+    assert_eq!(disk.reap().expect("at once").result, Ok(()));
+}
+
+#[test]
+fn a_throttled_disk_is_as_slow_as_it_is_told_to_be() {
+    let layers: Layers = "throttle.iops=1000,throttle.iops-burst=1"
+        .parse()
+        .expect("words");
+    let disk = Null::new(SectorCount::new(SECTORS));
+    let disk = layers.wrap(Box::new(disk), false, "disk");
+    let mut disk = Disk::new(disk.expect("descriptors"));
+    let start = std::time::Instant::now();
+    for tag in 0..64 {
+        disk.submit(io(tag, IoOp::Read(Sector::new(0)), 1, 0))
+            .expect("room");
+    }
+    for _ in 0..64 {
+        wait(&mut disk);
+    }
+    // Two may come at once.
+    assert!(start.elapsed() >= std::time::Duration::from_millis(62));
+}
+
+/// Sleeps on the disk's descriptor until something is finished.
+fn wait(disk: &mut Disk) {
+    disk.kick();
+    while disk.reap().is_none() {
+        // SAFETY: the disk owns the descriptor and is borrowed.
+        let fd = unsafe { BorrowedFd::borrow_raw(disk.wake().expect("a timer")) };
+        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+        let patience = Timespec {
+            tv_sec: 10,
+            tv_nsec: 0,
+        };
+        let ready = poll(&mut fds, Some(&patience)).expect("poll");
+        assert_eq!(ready, 1, "woken when a request may have ended");
+    }
+}
+
+#[test]
+fn a_file_that_grows_is_a_larger_disk_when_it_is_looked_at_again() {
+    let fd = image(100 * 512);
+    for mut disk in both(&fd) {
+        ftruncate(&fd, 100 * 512).expect("truncate");
+        disk.refresh();
+        let read = |sector| io(1, IoOp::Read(Sector::new(sector)), 8, 0);
+        assert!(disk.submit(read(100)).is_err());
+        ftruncate(&fd, 108 * 512 + 100).expect("truncate");
+        assert_eq!(disk.refresh().sectors.get(), 108);
+        assert_eq!(one(&mut disk, read(100)).result, Ok(()));
+        ftruncate(&fd, 50 * 512).expect("truncate");
+        assert_eq!(disk.refresh().sectors.get(), 50);
+        assert!(disk.submit(read(100)).is_err());
+    }
 }
 
 #[test]

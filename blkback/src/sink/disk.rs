@@ -64,6 +64,12 @@ impl Disk {
         &self.geometry
     }
 
+    /// Looks again how large the disk is; see [`DiskIo::refresh`].
+    pub fn refresh(&mut self) -> &Geometry {
+        self.geometry.sectors = self.io.refresh().sectors;
+        &self.geometry
+    }
+
     /// Its counters.
     pub const fn stats(&self) -> &Arc<Stats> {
         &self.stats

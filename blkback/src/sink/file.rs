@@ -91,6 +91,11 @@ impl DiskIo for File {
         self.geometry
     }
 
+    fn refresh(&mut self) -> Geometry {
+        raw::refresh(&self.fd, &mut self.geometry);
+        self.geometry
+    }
+
     fn submit(&mut self, io: Io) -> Result<(), Io> {
         if self.submitted.len().saturating_add(self.done.len()) >= QUEUE {
             return Err(io);

@@ -4,24 +4,46 @@
 //! does so through [`Disk`], which has checked every range before the implementor sees it.
 
 #[cfg(feature = "std")]
+mod delay;
+#[cfg(feature = "std")]
 mod discard;
 mod disk;
+mod fault;
 #[cfg(feature = "std")]
 mod file;
+#[cfg(feature = "std")]
+mod layers;
 mod memory;
 mod null;
 #[cfg(feature = "std")]
 mod raw;
+mod read_only;
+#[cfg(feature = "std")]
+mod throttle;
+#[cfg(feature = "std")]
+mod timer;
+#[cfg(feature = "std")]
+mod trace;
 #[cfg(feature = "std")]
 mod uring;
 
+#[cfg(feature = "std")]
+pub use delay::{Delay, Delays};
 pub use disk::{Disk, Rejected};
+pub use fault::{Fault, Faults, Ops};
 #[cfg(feature = "std")]
 pub use file::File;
+#[cfg(feature = "std")]
+pub use layers::{LayerError, Layers};
 pub use memory::Memory;
 pub use null::Null;
 #[cfg(feature = "std")]
 pub use raw::OpenError;
+pub use read_only::ReadOnly;
+#[cfg(feature = "std")]
+pub use throttle::{Limit, Limits, Rate, Throttle};
+#[cfg(feature = "std")]
+pub use trace::{TARGET, Trace};
 #[cfg(feature = "std")]
 pub use uring::{Uring, UringFile};
 
@@ -30,7 +52,7 @@ use crate::error::{IoError, Refusal};
 use ringfence_core::ids::{Sector, SectorCount};
 use ringfence_core::wire::blkif::Op;
 
-/// What a disk is like. Fixed while it is open.
+/// What a disk is like. Fixed while it is open, but for the size: see [`DiskIo::refresh`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Geometry {
     /// Size.
@@ -208,6 +230,12 @@ pub trait DiskIo {
     /// had.
     fn touches_data(&self) -> bool {
         true
+    }
+
+    /// Looks again how large the disk is, and says what it is like from now on; nothing but `sectors` changes. Requests in flight
+    /// are not disturbed; those behind a new end fail.
+    fn refresh(&mut self) -> Geometry {
+        self.geometry()
     }
 
     /// Takes a request, or gives it back when there is no room before something was reaped.

@@ -99,6 +99,19 @@ pub(super) fn geometry(fd: impl AsFd, read_only: bool) -> Result<Geometry, OpenE
     })
 }
 
+/// Looks again for the end. What cannot be seen, or is less than a sector, changes nothing; a part of a sector at the end is not
+/// part of the disk.
+pub(super) fn refresh(fd: impl AsFd, geometry: &mut Geometry) {
+    let Ok(bytes) = fs::seek(fd, SeekFrom::End(0)) else {
+        return;
+    };
+    let logical = u64::from(geometry.logical.max(512));
+    let whole = bytes.saturating_sub(bytes.checked_rem(logical).unwrap_or(0));
+    if whole > 0 {
+        geometry.sectors = SectorCount::new(whole.checked_div(Sector::BYTES).unwrap_or(0));
+    }
+}
+
 fn block_sizes(fd: BorrowedFd<'_>) -> Result<(u32, u32), OpenError> {
     let system = |op| {
         move |errno: Errno| OpenError::System {

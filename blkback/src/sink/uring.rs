@@ -297,6 +297,11 @@ impl DiskIo for UringFile {
         self.geometry
     }
 
+    fn refresh(&mut self) -> Geometry {
+        raw::refresh(&self.file.fd, &mut self.geometry);
+        self.geometry
+    }
+
     fn submit(&mut self, io: Io) -> Result<(), Io> {
         if let IoOp::Discard {
             sector,
