@@ -2,6 +2,7 @@
 
 use ringfence_core::platform::{Access, Channel, Granted, Platform};
 use ringfence_core::store::{Store, StoreExt, Tx};
+use ringfence_core::wire::blkif::Abi;
 use ringfence_core::{DomId, SharedMem};
 use ringfence_tests::blkback_rig::{BACK, Guest, Rig};
 
@@ -29,10 +30,7 @@ fn refused(node: &str, value: &[u8], told: &str) {
     let error = rig.error(&guest);
     assert!(error.contains(told), "{node} = {value:?}: {error}");
     assert_eq!(rig.usage().mapped, 1, "only the other guest's ring");
-    for node in ["ring-page-order", "multi-queue-num-queues", "protocol"] {
-        let path = format!("{}/{node}", guest.dir);
-        let _ = guest.store.rm(Tx::NONE, &path);
-    }
+    guest.unpublish();
     rig.recovers(guest, bystander);
 }
 
@@ -58,6 +56,7 @@ fn frontend_garbage_in_numbers() {
         "ring-ref",
         "event-channel",
         "ring-page-order",
+        "num-ring-pages",
         "multi-queue-num-queues",
     ] {
         for value in GARBAGE {
@@ -85,7 +84,8 @@ fn frontend_garbage_missing_nodes() {
 #[test]
 fn frontend_garbage_protocol() {
     for protocol in [
-        "x86_32-abi",
+        "x86_32",
+        "x86_32-abi ",
         "sparc-abi",
         "x86_64",
         "x86_64-abi\n",
@@ -97,19 +97,90 @@ fn frontend_garbage_protocol() {
 
 #[test]
 fn frontend_garbage_ring_page_order() {
-    for order in ["1", "4", "31", "64", "4294967295"] {
+    for order in ["5", "31", "64", "4294967295"] {
         refused("ring-page-order", order.as_bytes(), "ring-page-order");
+    }
+    for pages in ["0", "3", "15", "17", "32", "4294967295"] {
+        refused("num-ring-pages", pages.as_bytes(), "num-ring-pages");
+    }
+    // What was offered, but the pages have no nodes.
+    for order in ["0", "1", "4"] {
+        refused("ring-page-order", order.as_bytes(), "ring-ref0");
+    }
+}
+
+#[test]
+fn frontend_garbage_one_page_of_several() {
+    for bad in [0u32, 7, 15] {
+        for (value, told) in [("nothing", "ring-ref"), ("3999", "ring-ref")] {
+            let (mut rig, mut guest, bystander) = scene();
+            guest.publish_ring(4, Abi::Native);
+            guest.set(&format!("ring-ref{bad}"), value);
+            guest.set("state", "3");
+            rig.settle();
+            assert_eq!(rig.state(&guest), "5", "ring-ref{bad} = {value}");
+            let error = rig.error(&guest);
+            assert!(error.contains(told) && error.contains(value), "{error}");
+            assert_eq!(rig.usage().mapped, 1, "only the other guest's ring");
+            guest.unpublish();
+            rig.recovers(guest, bystander);
+        }
     }
 }
 
 #[test]
 fn frontend_garbage_queues() {
-    for queues in ["0", "2", "4294967295"] {
+    for queues in ["0", "5", "17", "65537", "4294967295"] {
         refused(
             "multi-queue-num-queues",
             queues.as_bytes(),
             "multi-queue-num-queues",
         );
+    }
+}
+
+#[test]
+fn frontend_garbage_one_queue_of_several() {
+    for (queue, node, value) in [
+        (0, "ring-ref", None),
+        (1, "ring-ref", Some("3999")),
+        (3, "ring-ref", Some("-1")),
+        (3, "event-channel", None),
+        (2, "event-channel", Some("0")),
+        // Bound already, by the queue before.
+        (1, "event-channel", Some("the first's")),
+    ] {
+        let (mut rig, mut guest, bystander) = scene();
+        let mut queues = guest.publish_queues(4, 0);
+        let dir = format!("{}/queue-{queue}", guest.dir);
+        let path = format!("{dir}/{node}");
+        match value {
+            None => guest.store.rm(Tx::NONE, &path).expect("its own node"),
+            Some("the first's") => {
+                let first = queues[0].channel.port().to_string();
+                let told = guest.store.write_str(Tx::NONE, &dir, node, &first);
+                told.expect("its own node");
+            }
+            Some(value) => {
+                let told = guest.store.write_str(Tx::NONE, &dir, node, value);
+                told.expect("its own node");
+            }
+        }
+        guest.set("state", "3");
+        rig.settle();
+        assert_eq!(rig.state(&guest), "5", "queue-{queue}/{node} {value:?}");
+        let error = rig.error(&guest);
+        let named = error.contains(&format!("queue-{queue}")) && error.contains(node);
+        assert!(named, "queue-{queue}/{node} {value:?}: {error}");
+        let usage = rig.usage();
+        assert_eq!(
+            (usage.mapped, usage.ports),
+            (1, 1),
+            "only the other guest's ring"
+        );
+        queues.clear();
+        guest.unpublish();
+        rig.recovers(guest, bystander);
     }
 }
 

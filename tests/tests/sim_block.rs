@@ -35,6 +35,9 @@ fn what_the_frontend_is_told() {
     let dir = guest.back_dir.clone();
     for (node, value) in [
         ("feature-flush-cache", "1"),
+        ("max-ring-page-order", "4"),
+        ("max-ring-pages", "16"),
+        ("multi-queue-max-queues", "4"),
         ("sectors", "1000"),
         ("sector-size", "512"),
         ("physical-sector-size", "512"),
@@ -42,7 +45,6 @@ fn what_the_frontend_is_told() {
     ] {
         assert_eq!(rig.node(&dir, node).as_deref(), Some(value), "{node}");
     }
-    assert_eq!(rig.node(&dir, "max-ring-page-order"), None);
     let mut rig = Rig::new();
     let guest = rig.connected(7, "r");
     assert_eq!(

@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use ringfence_blkback::service::{BackendType, DeviceId, Look};
+use ringfence_blkback::service::{BackendType, DeviceId, Look, RingId};
 use ringfence_blkfront::{Event, Frontend, Op};
 use ringfence_core::ids::{DomId, Sector};
 use ringfence_sim::Sim;
@@ -34,10 +34,13 @@ unsafe impl GlobalAlloc for Counting {
 static COUNTING: Counting = Counting;
 
 const FRONT: u16 = 7;
-const ID: DeviceId = DeviceId {
-    backend: BackendType::Vbd,
-    front: DomId::new(FRONT),
-    vdev: 51712,
+const RING: RingId = RingId {
+    device: DeviceId {
+        backend: BackendType::Vbd,
+        front: DomId::new(FRONT),
+        vdev: 51712,
+    },
+    queue: 0,
 };
 
 struct Pair {
@@ -71,7 +74,7 @@ impl Pair {
     /// One doorbell's work, by the data path alone.
     fn serve(&mut self) {
         let now = self.rig.now;
-        let mut turn = self.rig.service.rung(ID, BUDGET, now);
+        let mut turn = self.rig.service.rung(RING, BUDGET, now);
         while turn.again {
             turn = self.rig.service.serve(Look::Due, BUDGET, now);
         }

@@ -67,7 +67,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         self.journal
             .answer(&ticket.entry, self.ring.rsp_prod_pvt(), status);
         let response = ticket.response(status);
-        self.ring.respond(ticket.slot, &response);
+        self.ring.respond(ticket.slot, response);
         self.answered.push(ticket.entry);
     }
 

@@ -5,22 +5,24 @@
 //! ([`Engine::wake`]).
 
 mod finish;
+mod ring;
 mod take;
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use ringfence_core::ids::{DomId, EvtchnPort, GrantRef};
+use ringfence_core::ids::DomId;
 use ringfence_core::platform::{Access, Platform};
-use ringfence_core::wire::blkif::MAX_SEGMENTS_PER_REQUEST;
-use ringfence_ring::{Armed, Back};
+use ringfence_core::wire::blkif::{Abi, MAX_SEGMENTS_PER_REQUEST};
+use ringfence_ring::Armed;
 
-use crate::BlkifNative;
+use self::ring::Ring;
 use crate::buffer::{Buffer, Pool};
 use crate::error::{AttachError, EngineError, IoError, Refusal};
 use crate::grants::Staged;
 use crate::journal::{self, Journal, Unjournaled};
+use crate::negotiate::RingNodes;
 use crate::sink::{Disk, Io, IoOp, Tag};
 use crate::stats::Stats;
 use crate::ticket::{Table, Ticket};
@@ -41,11 +43,18 @@ pub struct Progress {
     pub refused: Option<Refusal>,
 }
 
-/// A connected disk.
+/// What both sides agreed on.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// The layout of the requests.
+    pub abi: Abi,
+}
+
+/// One ring of a connected disk.
 pub struct Engine<P: Platform, J: Journal = Unjournaled> {
     platform: P,
     peer: DomId,
-    ring: Back<P::Mapping, BlkifNative>,
+    ring: Ring<P::Mapping>,
     channel: P::Channel,
     disk: Disk,
     journal: J,
@@ -82,19 +91,19 @@ impl<P: Platform> Engine<P> {
     pub fn connect(
         platform: P,
         peer: DomId,
-        ring_ref: GrantRef,
-        port: EvtchnPort,
+        ring: &RingNodes,
+        terms: &Terms,
         disk: Disk,
     ) -> Result<Self, (Disk, AttachError)> {
-        let mapping = match platform.map(peer, &[ring_ref], Access::ReadWrite) {
+        let mapping = match platform.map(peer, &ring.refs, Access::ReadWrite) {
             Ok(mapping) => mapping,
             Err(error) => return Err((disk, error.into())),
         };
-        let channel = match platform.bind(peer, port) {
+        let channel = match platform.bind(peer, ring.port) {
             Ok(channel) => channel,
             Err(error) => return Err((disk, error.into())),
         };
-        Self::attach(platform, peer, mapping, channel, disk, Unjournaled)
+        Self::attach(platform, peer, mapping, channel, terms, disk, Unjournaled)
     }
 }
 
@@ -108,10 +117,11 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         peer: DomId,
         mapping: P::Mapping,
         channel: P::Channel,
+        terms: &Terms,
         disk: Disk,
         journal: J,
     ) -> Result<Self, (Disk, AttachError)> {
-        let ring = match Back::attach(mapping) {
+        let ring = match Ring::attach(mapping, terms.abi) {
             Ok(ring) => ring,
             Err(error) => return Err((disk, error.into())),
         };

@@ -2,10 +2,9 @@
 
 use ringfence_core::platform::Platform;
 use ringfence_core::wire::blkif::RequestNative;
-use ringfence_ring::{PeerFault, Slot, Taken};
+use ringfence_ring::{PeerFault, Slot};
 
 use super::Engine;
-use crate::BlkifNative;
 use crate::buffer::Buffer;
 use crate::error::Refusal;
 use crate::grants::{Copy, Staged, copy};
@@ -25,7 +24,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         let mut fault = None;
         while taken < budget && self.can_take() {
             match self.ring.take() {
-                Ok(Some(request)) => self.accept(request),
+                Ok(Some((request, slot))) => self.accept(request, slot),
                 Ok(None) => break,
                 Err(error) => {
                     fault = Some(error);
@@ -41,8 +40,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         (taken, fault)
     }
 
-    fn accept(&mut self, taken: Taken<BlkifNative>) {
-        let (request, slot) = taken.into_parts();
+    fn accept(&mut self, request: RequestNative, slot: Slot) {
         // `can_take` saw a free number.
         let number = self.table.reserve().unwrap_or(u16::MAX);
         let entry = self.journal.take(number, slot.index(), &request);

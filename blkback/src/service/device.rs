@@ -1,26 +1,27 @@
 //! One disk of one guest: its life in XenStore, its engine while it is connected.
 
 mod hotplug;
+mod link;
+mod queue;
 
 use std::string::String;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringfence_core::platform::{Channel, Platform};
+use ringfence_core::platform::Platform;
 use ringfence_core::store::{FieldError, Store, StoreError, StoreExt, StorePath, Tx};
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::xenbus::{BackAction, BackView, BackWish, Class, Held, Peer, back, paths};
-use ringfence_ring::Armed;
 
+use self::queue::{Looked, Queue};
+use super::Look;
 use super::disks::Disks;
 use super::doorbells::Doorbells;
 use super::id::DeviceId;
-use super::storm::Storm;
 use super::toolstack::{Hotplug, Toolstack, is_lost};
-use crate::engine::Engine;
 use crate::error::EngineError;
-use crate::negotiate;
-use crate::sink::Disk;
+use crate::negotiate::{self, Offer};
+use crate::sink::{Disk, Split};
 use crate::stats::Stats;
 
 /// Steps of the state machine in one go. More cannot be needed; fewer would only mean another round.
@@ -50,6 +51,17 @@ pub(super) struct Served {
     pub(super) control: bool,
 }
 
+impl Served {
+    /// What two looks brought together.
+    const fn and(self, other: Self) -> Self {
+        Self {
+            worked: self.worked || other.worked,
+            again: self.again || other.again,
+            control: self.control || other.control,
+        }
+    }
+}
+
 pub(super) struct Device<'p, P: Platform> {
     id: DeviceId,
     toolstack: Toolstack,
@@ -62,18 +74,18 @@ pub(super) struct Device<'p, P: Platform> {
     stats: Arc<Stats>,
     /// While not connected.
     disk: Option<Disk>,
-    engine: Option<Engine<&'p P>>,
+    /// While connected.
+    queues: Vec<Queue<'p, P>>,
+    /// While connected with several queues.
+    split: Option<Split>,
+    /// What the frontend is offered.
+    offer: Offer,
     wish: BackWish,
     /// Whether the fault that ended the connection is the frontend's: it may then come again.
     peers_fault: bool,
     reason: String,
     /// The image that could not be opened, or why none is named: not tried again.
     refused: Option<Result<String, String>>,
-    storm: Storm,
-    /// No event is looked at before.
-    masked_until: Option<Duration>,
-    /// Look at the ring without being rung.
-    pub(super) due: bool,
     messages: u32,
 }
 
@@ -105,35 +117,28 @@ impl<'p, P: Platform> Device<'p, P> {
             watching: false,
             stats,
             disk: None,
-            engine: None,
+            queues: Vec::new(),
+            split: None,
+            offer: Offer::default(),
             wish: BackWish::Run,
             peers_fault: false,
             reason: String::new(),
             refused: None,
-            storm: Storm::default(),
-            masked_until: None,
-            due: false,
             messages: MESSAGES,
         }
     }
 
-    pub(super) const fn engine(&self) -> Option<&Engine<&'p P>> {
-        self.engine.as_ref()
-    }
-
-    pub(super) const fn engine_mut(&mut self) -> Option<&mut Engine<&'p P>> {
-        self.engine.as_mut()
-    }
-
-    pub(super) const fn masked_until(&self) -> Option<Duration> {
-        self.masked_until
+    /// When the first of the masked doorbells is to be looked at.
+    pub(super) fn masked_until(&self) -> Option<Duration> {
+        let masked = self.queues.iter();
+        masked.filter_map(|queue| queue.masked_until).min()
     }
 
     fn held(&self) -> Held {
-        match &self.engine {
-            None => Held::Nothing,
-            Some(engine) if engine.is_idle() => Held::Idle,
-            Some(_) => Held::Busy,
+        match self.queues.is_empty() {
+            true => Held::Nothing,
+            false if self.is_idle() => Held::Idle,
+            false => Held::Busy,
         }
     }
 
@@ -255,7 +260,7 @@ impl<'p, P: Platform> Device<'p, P> {
             own,
             peer,
             online,
-            ready: self.disk.is_some() || self.engine.is_some(),
+            ready: self.disk.is_some() || !self.queues.is_empty(),
             wish: self.wish,
             held: self.held(),
             keeper: self.toolstack.hotplug == Hotplug::Daemon,
@@ -283,182 +288,94 @@ impl<'p, P: Platform> Device<'p, P> {
             return Ok(true);
         }
         if let Some(disk) = &self.disk {
-            negotiate::write_features(store, &self.dir, disk.geometry())?;
+            negotiate::write_features(store, &self.dir, &self.offer, disk.geometry())?;
         }
         self.clear_error(store)?;
         paths::switch_state(store, &self.dir, XenbusState::InitWait)?;
         Ok(true)
     }
 
-    /// Maps, binds, attaches. `false` if that failed: the device is retired, and holds nothing.
-    fn connect<S: Store, D: Disks>(
-        &mut self,
-        platform: &'p P,
-        store: &mut S,
-        disks: &mut D,
-        doorbells: &mut impl Doorbells<P::Channel>,
-    ) -> Result<bool, StoreError> {
-        if !self.open(store, disks)? {
-            return Ok(false);
-        }
-        let frontend = match negotiate::read_frontend(store, &self.front_dir) {
-            Ok(frontend) => frontend,
-            Err(error) => {
-                if let Some(error) = error.store() {
-                    return Err(error);
-                }
-                self.retire(true, format!("{}: {error}", self.front_dir));
-                return Ok(false);
-            }
-        };
-        let Some(disk) = self.disk.take() else {
-            return Ok(false);
-        };
-        let connected = Engine::connect(
-            platform,
-            self.id.front,
-            frontend.ring_ref,
-            frontend.port,
-            disk,
-        );
-        let engine = match connected {
-            Ok(engine) => engine,
-            Err((disk, error)) => {
-                self.disk = Some(disk);
-                let (gref, port) = (frontend.ring_ref, frontend.port);
-                let reason = format!("{error} (ring-ref {gref}, event-channel {port})");
-                self.retire(true, reason);
-                return Ok(false);
-            }
-        };
-        if let Err(error) = doorbells.add(self.id, engine.channel()) {
-            self.disk = Some(engine.into_disk());
-            self.retire(false, error.to_string());
-            return Ok(false);
-        }
-        self.engine = Some(engine);
-        self.storm = Storm::default();
-        self.masked_until = None;
-        // The frontend may have posted requests before there was anybody to ring.
-        self.due = true;
-        Ok(true)
-    }
-
-    fn announce<S: Store>(&mut self, store: &mut S) -> Result<(), StoreError> {
-        if let Some(engine) = &self.engine {
-            let geometry = engine.disk().geometry();
-            // Also what was written with state 2 if the disk was known then; frontends look again now.
-            negotiate::write_features(store, &self.dir, geometry)?;
-            negotiate::write_geometry(store, &self.dir, geometry)?;
-        }
-        paths::switch_state(store, &self.dir, XenbusState::Connected)
-    }
-
-    /// Ends the connection, if there is one: closes the port, unmaps the ring, keeps the disk.
-    pub(super) fn release(&mut self, doorbells: &mut impl Doorbells<P::Channel>) {
-        self.masked_until = None;
-        self.due = false;
-        if let Some(engine) = self.engine.take() {
-            doorbells.remove(self.id, engine.channel());
-            self.disk = Some(engine.into_disk());
-        }
-    }
-
     /// Takes no more requests.
     pub(super) fn stop(&mut self) {
-        if let Some(engine) = &mut self.engine {
-            engine.stop();
+        for queue in &mut self.queues {
+            queue.engine.stop();
         }
     }
 
-    /// The doorbell was rung. Looks at it, unless it is rung too often for nothing.
-    pub(super) fn rung(&mut self) -> bool {
-        let Some(engine) = &self.engine else {
-            return false;
-        };
-        if self.masked_until.is_some() {
-            return false;
+    /// Starts a flush.
+    pub(super) fn flush(&mut self) {
+        // One covers what all the others have written.
+        if let Some(queue) = self.queues.first_mut() {
+            queue.engine.flush();
         }
-        self.stats.sys_evtchn.add(1);
-        // A failure here shows again when the doorbell is to be rung.
-        engine.channel().take_pending().unwrap_or(false)
     }
 
-    /// The time of a masked doorbell has come.
-    pub(super) fn unmask(
+    /// Whether nothing is in flight.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queues.iter().all(|queue| queue.engine.is_idle())
+    }
+
+    /// Looks at the doorbell of a queue, and serves its ring if it was rung.
+    pub(super) fn rung(
         &mut self,
-        now: Duration,
-        doorbells: &mut impl Doorbells<P::Channel>,
-    ) -> bool {
-        let Some(engine) = &self.engine else {
-            return false;
-        };
-        if self.masked_until.is_none_or(|until| until > now) {
-            return false;
-        }
-        self.masked_until = None;
-        let _ = engine.channel().unmask();
-        doorbells.mask(self.id, engine.channel(), false);
-        true
-    }
-
-    /// Serves the ring once, within the budget. `event`: because the doorbell was rung. `arm`: ask to be rung again.
-    pub(super) fn serve(
-        &mut self,
-        event: bool,
-        arm: bool,
+        queue: u16,
         budget: u32,
         now: Duration,
         doorbells: &mut impl Doorbells<P::Channel>,
     ) -> Served {
-        let Some(engine) = &mut self.engine else {
+        let Some(queue) = self.queues.get_mut(usize::from(queue)) else {
             return Served::default();
         };
-        let was_idle = engine.is_idle();
-        self.due = false;
-        let mut served = Served::default();
-        match engine.step(budget) {
-            Ok(progress) => {
-                if progress.taken > 0 {
-                    self.storm.worked();
-                    served.worked = true;
-                }
-                served.again = progress.more || (arm && engine.arm() == Armed::Again);
-                served.control = !was_idle && engine.is_idle();
-                if let Some(why) = progress.refused {
-                    self.warn(format_args!("request refused: {why}"));
-                }
-            }
-            Err(error) => {
-                served.control = true;
-                served.again = true;
-                self.retire(matches!(error, EngineError::Peer(_)), error.to_string());
-            }
+        if !queue.rung(&self.stats) {
+            return Served::default();
         }
-        self.due = served.again;
-        if event {
-            self.settle(now, doorbells);
-        }
-        served
+        let looked = queue.serve(true, true, budget, now, doorbells, &self.stats);
+        self.looked(looked)
     }
 
-    /// Lets the next event come, now or later.
-    fn settle(&mut self, now: Duration, doorbells: &mut impl Doorbells<P::Channel>) {
-        let Some(engine) = &self.engine else { return };
-        self.stats.notifications_received.add(1);
-        let delay = self.storm.event();
-        if self.storm.is_idle() {
-            self.stats.spurious_events.add(1);
-        }
-        match delay {
-            None => {
-                let _ = engine.channel().unmask();
+    /// The same for all queues, one after the other.
+    pub(super) fn poll(
+        &mut self,
+        budget: u32,
+        now: Duration,
+        doorbells: &mut impl Doorbells<P::Channel>,
+    ) -> Served {
+        let queues = u16::try_from(self.queues.len()).unwrap_or(u16::MAX);
+        (0..queues).fold(Served::default(), |served, queue| {
+            served.and(self.rung(queue, budget, now, doorbells))
+        })
+    }
+
+    /// Serves the rings that have something to do without being rung, or all, each once and within the budget.
+    pub(super) fn serve(
+        &mut self,
+        look: Look,
+        budget: u32,
+        now: Duration,
+        doorbells: &mut impl Doorbells<P::Channel>,
+    ) -> Served {
+        let mut all = Served::default();
+        for index in 0..self.queues.len() {
+            let Some(queue) = self.queues.get_mut(index) else {
+                break;
+            };
+            if queue.wants(look, now, doorbells) {
+                let arm = look != Look::Poll;
+                let looked = queue.serve(false, arm, budget, now, doorbells, &self.stats);
+                all = all.and(self.looked(looked));
             }
-            Some(delay) => {
-                self.masked_until = Some(now.saturating_add(delay));
-                doorbells.mask(self.id, engine.channel(), true);
-            }
         }
+        all
+    }
+
+    fn looked(&mut self, looked: Looked) -> Served {
+        if let Some(why) = looked.refused {
+            self.warn(format_args!("request refused: {why}"));
+        }
+        if let Some(error) = looked.failed {
+            self.retire(matches!(error, EngineError::Peer(_)), error.to_string());
+        }
+        looked.served
     }
 
     /// Says something that the guest can provoke: so many times and no more (XSA-43, XSA-180).

@@ -49,6 +49,15 @@ pub struct DeviceId {
     pub vdev: u32,
 }
 
+/// Which ring of a device.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RingId {
+    /// The device.
+    pub device: DeviceId,
+    /// The queue, from 0.
+    pub queue: u16,
+}
+
 impl DeviceId {
     /// A device by the names of its directories. Only the one spelling that the toolstack writes.
     pub fn from_names(backend: BackendType, front: &str, vdev: &str) -> Option<Self> {

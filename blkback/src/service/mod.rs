@@ -17,7 +17,7 @@ mod toolstack;
 
 pub use disks::{DiskError, Disks, Files, Image, Images};
 pub use doorbells::{Doorbells, Polled};
-pub use id::{BackendType, DeviceId};
+pub use id::{BackendType, DeviceId, RingId};
 pub use run::{Options, RunError, Waiting, run};
 pub use statistics::Statistics;
 pub use toolstack::{Hotplug, ImageError, SCRIPT, Toolstack};
@@ -297,16 +297,14 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
         Ok(())
     }
 
-    /// Serves the ring of a device whose doorbell was rung.
-    pub fn rung(&mut self, id: DeviceId, budget: u32, now: Duration) -> Turn {
+    /// Serves a ring whose doorbell was rung.
+    pub fn rung(&mut self, ring: RingId, budget: u32, now: Duration) -> Turn {
         let mut turn = Turn::default();
-        if let Some(device) = self.devices.get_mut(&id)
-            && device.rung()
-        {
-            let served = device.serve(true, true, budget, now, &mut self.doorbells);
+        if let Some(device) = self.devices.get_mut(&ring.device) {
+            let served = device.rung(ring.queue, budget, now, &mut self.doorbells);
             turn.add(served);
             if served.control {
-                self.dirty.insert(id);
+                self.dirty.insert(ring.device);
             }
         }
         turn
@@ -314,14 +312,15 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
 
     /// Asks every channel and serves those that were rung: for worlds without descriptors.
     pub fn poll(&mut self, budget: u32, now: Duration) -> Turn {
-        let ids: Vec<DeviceId> = self.devices.keys().copied().collect();
-        ids.into_iter().fold(Turn::default(), |mut turn, id| {
-            let one = self.rung(id, budget, now);
-            turn.again |= one.again;
-            turn.control |= one.control;
-            turn.worked |= one.worked;
-            turn
-        })
+        let mut turn = Turn::default();
+        for (id, device) in &mut self.devices {
+            let served = device.poll(budget, now, &mut self.doorbells);
+            turn.add(served);
+            if served.control {
+                self.dirty.insert(*id);
+            }
+        }
+        turn
     }
 
     /// Serves the rings that have something to do without being rung: unfinished budgets, disks that finished something,
@@ -329,15 +328,10 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
     pub fn serve(&mut self, look: Look, budget: u32, now: Duration) -> Turn {
         let mut turn = Turn::default();
         for (id, device) in &mut self.devices {
-            let unmasked = device.unmask(now, &mut self.doorbells);
-            let busy = device.engine().is_some_and(|engine| !engine.is_idle());
-            if unmasked || busy || device.due || look != Look::Due {
-                let arm = look != Look::Poll;
-                let served = device.serve(false, arm, budget, now, &mut self.doorbells);
-                turn.add(served);
-                if served.control {
-                    self.dirty.insert(*id);
-                }
+            let served = device.serve(look, budget, now, &mut self.doorbells);
+            turn.add(served);
+            if served.control {
+                self.dirty.insert(*id);
             }
             turn.until = match (turn.until, device.masked_until()) {
                 (Some(a), Some(b)) => Some(a.min(b)),
@@ -355,17 +349,12 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
 
     /// Starts a flush of every connected disk.
     pub fn flush(&mut self) {
-        for device in self.devices.values_mut() {
-            if let Some(engine) = device.engine_mut() {
-                engine.flush();
-            }
-        }
+        self.devices.values_mut().for_each(Device::flush);
     }
 
     /// Whether nothing is in flight.
     pub fn is_idle(&self) -> bool {
-        let mut engines = self.devices.values().filter_map(Device::engine);
-        engines.all(super::engine::Engine::is_idle)
+        self.devices.values().all(Device::is_idle)
     }
 
     /// Unmaps and unbinds everything, and writes nothing: the next process of this domain goes on.

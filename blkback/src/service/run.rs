@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::disks::Disks;
 use super::doorbells::Doorbells;
-use super::id::{BackendType, DeviceId};
+use super::id::{BackendType, DeviceId, RingId};
 use super::statistics::Statistics;
 use super::toolstack::Toolstack;
 use super::{Look, Service, Turn};
@@ -71,6 +71,9 @@ const DISKS: u64 = 2;
 const DEVICE: u64 = 1 << 63;
 /// With it: the device is a [`BackendType::Qdisk`].
 const QDISK: u64 = 1 << 62;
+/// The bits of a queue's number in a token.
+const QUEUES: u16 = (1 << 14) - 1;
+const _: () = assert!(crate::negotiate::MAX_QUEUES <= QUEUES);
 
 /// Serves the disks of this domain until `stop` is readable; then takes no more, finishes, flushes, unmaps, and returns with
 /// all states as they are: the guests wait for the next process of this domain. `ready` is called once with the counters,
@@ -229,7 +232,7 @@ where
                 STOP => woken.stop = true,
                 token => {
                     let now = self.start.elapsed();
-                    let turn = self.service.rung(device(token), budget, now);
+                    let turn = self.service.rung(ring(token), budget, now);
                     woken.control |= turn.control;
                     if turn.worked {
                         self.last_work = Instant::now();
@@ -251,11 +254,11 @@ struct Woken {
 }
 
 impl<C: AsFd> Doorbells<C> for Epoll {
-    fn add(&mut self, id: DeviceId, channel: &C) -> Result<(), PlatformError> {
+    fn add(&mut self, id: RingId, channel: &C) -> Result<(), PlatformError> {
         watch(&self.poller, channel.as_fd(), token(id))
     }
 
-    fn mask(&mut self, id: DeviceId, channel: &C, masked: bool) {
+    fn mask(&mut self, id: RingId, channel: &C, masked: bool) {
         let flags = if masked {
             epoll::EventFlags::empty()
         } else {
@@ -266,7 +269,7 @@ impl<C: AsFd> Doorbells<C> for Epoll {
         let _ = epoll::modify(&self.poller, channel.as_fd(), data, flags);
     }
 
-    fn remove(&mut self, _: DeviceId, channel: &C) {
+    fn remove(&mut self, _: RingId, channel: &C) {
         let _ = epoll::delete(&self.poller, channel.as_fd());
     }
 }
@@ -276,17 +279,20 @@ fn watch(poller: &OwnedFd, fd: BorrowedFd<'_>, token: u64) -> Result<(), Platfor
     epoll::add(poller, fd, data, epoll::EventFlags::IN).map_err(failed("epoll_ctl"))
 }
 
-const fn token(id: DeviceId) -> u64 {
-    let kind = match id.backend {
+/// 64 bits: device or not, its type, 14 bits of queue, 16 of domain, 32 of device.
+const fn token(id: RingId) -> u64 {
+    let device = id.device;
+    let kind = match device.backend {
         BackendType::Vbd => 0,
         BackendType::Qdisk => QDISK,
     };
-    DEVICE | kind | (id.front.get() as u64) << 32 | id.vdev as u64
+    let queue = (id.queue & QUEUES) as u64;
+    DEVICE | kind | queue << 48 | (device.front.get() as u64) << 32 | device.vdev as u64
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "takes the token apart")]
-const fn device(token: u64) -> DeviceId {
-    DeviceId {
+const fn ring(token: u64) -> RingId {
+    let device = DeviceId {
         backend: if token & QDISK == 0 {
             BackendType::Vbd
         } else {
@@ -294,6 +300,10 @@ const fn device(token: u64) -> DeviceId {
         },
         front: DomId::new((token >> 32) as u16),
         vdev: token as u32,
+    };
+    RingId {
+        device,
+        queue: (token >> 48) as u16 & QUEUES,
     }
 }
 
@@ -313,19 +323,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_stands_for_one_device() {
-        for (backend, front, vdev) in [
-            (BackendType::Vbd, u16::MAX, u32::MAX),
-            (BackendType::Qdisk, u16::MAX, u32::MAX),
-            (BackendType::Qdisk, 0, 0),
-            (BackendType::Vbd, 0, 0),
+    fn a_token_stands_for_one_ring() {
+        for (backend, front, vdev, queue) in [
+            (BackendType::Vbd, u16::MAX, u32::MAX, QUEUES),
+            (BackendType::Qdisk, u16::MAX, u32::MAX, 0),
+            (BackendType::Qdisk, 0, 0, 3),
+            (BackendType::Vbd, 0, 0, 0),
         ] {
-            let id = DeviceId {
+            let device = DeviceId {
                 backend,
                 front: DomId::new(front),
                 vdev,
             };
-            assert_eq!(device(token(id)), id);
+            let id = RingId { device, queue };
+            assert_eq!(ring(token(id)), id);
             assert!(token(id) > DISKS);
         }
     }

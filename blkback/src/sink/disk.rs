@@ -52,6 +52,18 @@ impl Disk {
         }
     }
 
+    pub(super) fn into_parts(self) -> (Box<dyn DiskIo>, Geometry, Arc<Stats>) {
+        (self.io, self.geometry, self.stats)
+    }
+
+    pub(super) fn from_parts(io: Box<dyn DiskIo>, geometry: Geometry, stats: Arc<Stats>) -> Self {
+        Self {
+            io,
+            geometry,
+            stats,
+        }
+    }
+
     /// The same disk, never to be written.
     #[must_use]
     pub fn read_only(mut self) -> Self {

@@ -18,6 +18,7 @@ mod null;
 #[cfg(feature = "std")]
 mod raw;
 mod read_only;
+mod split;
 #[cfg(feature = "std")]
 mod throttle;
 #[cfg(feature = "std")]
@@ -40,6 +41,7 @@ pub use null::Null;
 #[cfg(feature = "std")]
 pub use raw::OpenError;
 pub use read_only::ReadOnly;
+pub use split::Split;
 #[cfg(feature = "std")]
 pub use throttle::{Limit, Limits, Rate, Throttle};
 #[cfg(feature = "std")]

@@ -48,6 +48,28 @@ pub const PROTOCOL_NATIVE: &str = if cfg!(target_arch = "aarch64") {
     PROTOCOL_X86_64
 };
 
+/// How the requests of a ring are laid out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Abi {
+    /// [`native`]: x86_64 and arm.
+    #[default]
+    Native,
+    /// [`x86_32`].
+    X86_32,
+}
+
+impl Abi {
+    /// The layout that a `protocol` node names; without a node it is the backend's own. `None` for one that nobody defined.
+    #[must_use]
+    pub fn of_protocol(protocol: Option<&str>) -> Option<Self> {
+        match protocol {
+            None | Some(PROTOCOL_X86_64 | PROTOCOL_ARM) => Some(Self::Native),
+            Some(PROTOCOL_X86_32) => Some(Self::X86_32),
+            Some(_) => None,
+        }
+    }
+}
+
 open_enum! {
     /// What a request asks for, `BLKIF_OP_*`. An unknown one is answered with [`Status::EOPNOTSUPP`].
     Op(u8) {

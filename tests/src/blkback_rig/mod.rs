@@ -2,9 +2,11 @@
 
 mod disk;
 mod guest;
+mod rings;
 
 pub use disk::{RecordingDisks, SECTORS, Shared};
 pub use guest::{Guest, read, request, write};
+pub use rings::{OtherRing, Pages};
 
 use std::time::Duration;
 

@@ -23,7 +23,7 @@ impl<P: Platform> Device<'_, P> {
         own: XenbusState,
         online: bool,
     ) -> Result<(), StoreError> {
-        if self.disk.is_some() || self.engine.is_some() {
+        if self.disk.is_some() || !self.queues.is_empty() {
             return Ok(());
         }
         if own != XenbusState::InitWait || !online || self.wish != BackWish::Run {

@@ -1,0 +1,55 @@
+//! Our own nodes.
+
+use ringfence_core::store::{Store, StoreError, StoreExt};
+use ringfence_core::wire::blkif::{MAX_RING_PAGE_ORDER, VDISK_READONLY};
+
+use super::{MAX_QUEUES, Offer};
+use crate::sink::Geometry;
+
+/// Writes what the frontend must know before it makes its rings.
+///
+/// # Errors
+/// The store's.
+pub fn write_features<S: Store>(
+    store: &mut S,
+    dir: &str,
+    offer: &Offer,
+    geometry: &Geometry,
+) -> Result<(), StoreError> {
+    store.transaction(|store, tx| {
+        store.write_u32(tx, dir, "feature-flush-cache", u32::from(geometry.flush))?;
+        let order = offer.ring_page_order.min(MAX_RING_PAGE_ORDER);
+        if order > 0 {
+            store.write_u32(tx, dir, "max-ring-page-order", order)?;
+            let pages = 1u32.checked_shl(order).unwrap_or(1);
+            store.write_u32(tx, dir, "max-ring-pages", pages)?;
+        }
+        let queues = offer.queues.min(MAX_QUEUES);
+        if queues > 1 {
+            store.write_u32(tx, dir, "multi-queue-max-queues", queues.into())?;
+        }
+        Ok(())
+    })
+}
+
+/// Writes what the disk is like; must be there before state 4.
+///
+/// # Errors
+/// The store's.
+pub fn write_geometry<S: Store>(
+    store: &mut S,
+    dir: &str,
+    geometry: &Geometry,
+) -> Result<(), StoreError> {
+    let info = if geometry.read_only {
+        VDISK_READONLY
+    } else {
+        0
+    };
+    store.transaction(|store, tx| {
+        store.write_u64(tx, dir, "sectors", geometry.sectors.get())?;
+        store.write_u32(tx, dir, "info", info)?;
+        store.write_u32(tx, dir, "sector-size", geometry.logical)?;
+        store.write_u32(tx, dir, "physical-sector-size", geometry.physical)
+    })
+}

@@ -1,0 +1,132 @@
+//! Makes and ends a device's connection: rings, ports, and the disk between them.
+
+use ringfence_core::platform::Platform;
+use ringfence_core::store::{Store, StoreError};
+use ringfence_core::wire::xenbus::XenbusState;
+use ringfence_core::xenbus::paths;
+
+use super::super::disks::Disks;
+use super::super::doorbells::Doorbells;
+use super::super::id::RingId;
+use super::Device;
+use super::queue::Queue;
+use crate::engine::{Engine, Terms};
+use crate::negotiate::{self, Frontend};
+use crate::sink::{Disk, Split};
+
+impl<'p, P: Platform> Device<'p, P> {
+    /// Maps, binds, attaches. `false` if that failed: the device is retired, and holds nothing.
+    pub(super) fn connect<S: Store, D: Disks>(
+        &mut self,
+        platform: &'p P,
+        store: &mut S,
+        disks: &mut D,
+        doorbells: &mut impl Doorbells<P::Channel>,
+    ) -> Result<bool, StoreError> {
+        if !self.open(store, disks)? {
+            return Ok(false);
+        }
+        let frontend = match negotiate::read_frontend(store, &self.front_dir, &self.offer) {
+            Ok(frontend) => frontend,
+            Err(error) => {
+                if let Some(error) = error.store() {
+                    return Err(error);
+                }
+                self.retire(true, format!("{}: {error}", self.front_dir));
+                return Ok(false);
+            }
+        };
+        let Some(disk) = self.disk.take() else {
+            return Ok(false);
+        };
+        let parts = self.divide(disk, &frontend);
+        let connected = (0..).zip(parts).try_for_each(|(queue, disk)| {
+            self.connect_ring(platform, queue, &frontend, disk, doorbells)
+        });
+        if let Err((peers_fault, reason)) = connected {
+            self.release(doorbells);
+            self.retire(peers_fault, reason);
+        }
+        Ok(!self.queues.is_empty())
+    }
+
+    /// One disk for each queue.
+    fn divide(&mut self, disk: Disk, frontend: &Frontend) -> Vec<Disk> {
+        match u16::try_from(frontend.queues.len()) {
+            Ok(0 | 1) => vec![disk],
+            queues => {
+                let (split, parts) = Split::new(disk, queues.unwrap_or(u16::MAX));
+                self.split = Some(split);
+                parts
+            }
+        }
+    }
+
+    /// Connects one ring. On failure the disk is back where [`release`](Self::release) finds it; says whose fault it was, and why.
+    fn connect_ring(
+        &mut self,
+        platform: &'p P,
+        queue: u16,
+        frontend: &Frontend,
+        disk: Disk,
+        doorbells: &mut impl Doorbells<P::Channel>,
+    ) -> Result<(), (bool, String)> {
+        let Some(nodes) = frontend.queues.get(usize::from(queue)) else {
+            self.disk = Some(disk);
+            return Err((true, format!("queue-{queue} has no nodes")));
+        };
+        let terms = Terms { abi: frontend.abi };
+        let engine = match Engine::connect(platform, self.id.front, nodes, &terms, disk) {
+            Ok(engine) => engine,
+            Err((disk, error)) => {
+                self.disk = Some(disk);
+                let refs: Vec<String> = nodes.refs.iter().map(ToString::to_string).collect();
+                let (refs, port) = (refs.join(" "), nodes.port);
+                let of = if self.split.is_some() {
+                    format!("queue-{queue}: ")
+                } else {
+                    String::new()
+                };
+                let reason = format!("{of}{error} (ring-ref {refs}, event-channel {port})");
+                return Err((true, reason));
+            }
+        };
+        let id = RingId {
+            device: self.id,
+            queue,
+        };
+        if let Err(error) = doorbells.add(id, engine.channel()) {
+            self.disk = Some(engine.into_disk());
+            return Err((false, error.to_string()));
+        }
+        self.queues.push(Queue::new(id, engine));
+        Ok(())
+    }
+
+    /// Tells the frontend what the disk is like, and that it is connected.
+    pub(super) fn announce<S: Store>(&mut self, store: &mut S) -> Result<(), StoreError> {
+        if let Some(queue) = self.queues.first() {
+            let geometry = queue.engine.disk().geometry();
+            // Also what was written with state 2 if the disk was known then; frontends look again now.
+            negotiate::write_features(store, &self.dir, &self.offer, geometry)?;
+            negotiate::write_geometry(store, &self.dir, geometry)?;
+        }
+        paths::switch_state(store, &self.dir, XenbusState::Connected)
+    }
+
+    /// Ends the connection, if there is one: closes the ports, unmaps the rings, keeps the disk.
+    pub(in crate::service) fn release(&mut self, doorbells: &mut impl Doorbells<P::Channel>) {
+        for (number, queue) in (0..).zip(self.queues.drain(..)) {
+            let id = RingId {
+                device: self.id,
+                queue: number,
+            };
+            doorbells.remove(id, queue.engine.channel());
+            self.disk = Some(queue.engine.into_disk());
+        }
+        if let Some(split) = self.split.take() {
+            self.disk = None;
+            self.disk = Some(split.join());
+        }
+    }
+}

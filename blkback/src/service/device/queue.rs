@@ -1,0 +1,133 @@
+//! One ring of a connected device: its engine, and how often it may be rung.
+
+use std::time::Duration;
+
+use ringfence_core::platform::{Channel, Platform};
+use ringfence_ring::Armed;
+
+use super::super::doorbells::Doorbells;
+use super::super::id::RingId;
+use super::super::storm::Storm;
+use super::{Look, Served};
+use crate::engine::Engine;
+use crate::error::{EngineError, Refusal};
+use crate::stats::Stats;
+
+pub(super) struct Queue<'p, P: Platform> {
+    id: RingId,
+    pub(super) engine: Engine<&'p P>,
+    storm: Storm,
+    /// No event is looked at before.
+    pub(super) masked_until: Option<Duration>,
+    /// Look at the ring without being rung.
+    due: bool,
+}
+
+/// What one look at a ring brought.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    pub(super) served: Served,
+    /// The last request that failed.
+    pub(super) refused: Option<Refusal>,
+    /// Why nothing more is taken.
+    pub(super) failed: Option<EngineError>,
+}
+
+impl<'p, P: Platform> Queue<'p, P> {
+    /// Due at once: the frontend may have posted requests before there was anybody to ring.
+    pub(super) fn new(id: RingId, engine: Engine<&'p P>) -> Self {
+        Self {
+            id,
+            engine,
+            storm: Storm::default(),
+            masked_until: None,
+            due: true,
+        }
+    }
+
+    /// The doorbell was rung. Looks at it, unless it is rung too often for nothing.
+    pub(super) fn rung(&self, stats: &Stats) -> bool {
+        if self.masked_until.is_some() {
+            return false;
+        }
+        stats.sys_evtchn.add(1);
+        // A failure here shows again when the doorbell is to be rung.
+        self.engine.channel().take_pending().unwrap_or(false)
+    }
+
+    /// Whether there is something to do without being rung.
+    pub(super) fn wants(
+        &mut self,
+        look: Look,
+        now: Duration,
+        doorbells: &mut impl Doorbells<P::Channel>,
+    ) -> bool {
+        let unmasked = self.unmask(now, doorbells);
+        unmasked || !self.engine.is_idle() || self.due || look != Look::Due
+    }
+
+    /// Whether the time of a masked doorbell has come.
+    fn unmask(&mut self, now: Duration, doorbells: &mut impl Doorbells<P::Channel>) -> bool {
+        if self.masked_until.is_none_or(|until| until > now) {
+            return false;
+        }
+        self.masked_until = None;
+        let _ = self.engine.channel().unmask();
+        doorbells.mask(self.id, self.engine.channel(), false);
+        true
+    }
+
+    /// Serves the ring once, within the budget. `event`: because the doorbell was rung. `arm`: ask to be rung again.
+    pub(super) fn serve(
+        &mut self,
+        event: bool,
+        arm: bool,
+        budget: u32,
+        now: Duration,
+        doorbells: &mut impl Doorbells<P::Channel>,
+        stats: &Stats,
+    ) -> Looked {
+        let was_idle = self.engine.is_idle();
+        let mut looked = Looked::default();
+        let served = &mut looked.served;
+        match self.engine.step(budget) {
+            Ok(progress) => {
+                if progress.taken > 0 {
+                    self.storm.worked();
+                    served.worked = true;
+                }
+                served.again = progress.more || (arm && self.engine.arm() == Armed::Again);
+                served.control = !was_idle && self.engine.is_idle();
+                looked.refused = progress.refused;
+            }
+            Err(error) => {
+                served.control = true;
+                served.again = true;
+                looked.failed = Some(error);
+            }
+        }
+        self.due = served.again;
+        if event {
+            self.settle(now, doorbells, stats);
+        }
+        looked
+    }
+
+    /// Lets the next event come, now or later.
+    fn settle(&mut self, now: Duration, doorbells: &mut impl Doorbells<P::Channel>, stats: &Stats) {
+        stats.notifications_received.add(1);
+        let delay = self.storm.event();
+        if self.storm.is_idle() {
+            stats.spurious_events.add(1);
+        }
+        match delay {
+            None => {
+                let _ = self.engine.channel().unmask();
+            }
+            Some(delay) => {
+                self.masked_until = Some(now.saturating_add(delay));
+                doorbells.mask(self.id, self.engine.channel(), true);
+            }
+        }
+    }
+}
