@@ -19,8 +19,15 @@ pub enum Op {
     Read,
     /// From the buffer to the disk.
     Write,
+    /// From the buffer to the disk, durably, after everything submitted before it was done and made durable, and before
+    /// anything submitted after it is begun (`BLKIF_OP_WRITE_BARRIER`).
+    Barrier,
     /// Makes every write that was answered before durable.
     Flush,
+    /// Lets the disk forget sectors.
+    Discard,
+    /// Forgets sectors so that they cannot be recovered.
+    SecureDiscard,
 }
 
 impl Op {
@@ -28,18 +35,25 @@ impl Op {
         match self {
             Self::Read => blkif::Op::READ,
             Self::Write => blkif::Op::WRITE,
+            Self::Barrier => blkif::Op::WRITE_BARRIER,
             Self::Flush => blkif::Op::FLUSH_DISKCACHE,
+            Self::Discard | Self::SecureDiscard => blkif::Op::DISCARD,
         }
     }
 
-    /// Whether the disk is changed.
-    pub(crate) const fn writes(self) -> bool {
-        matches!(self, Self::Write)
+    /// Whether there is a buffer.
+    pub(crate) const fn moves_data(self) -> bool {
+        matches!(self, Self::Read | Self::Write | Self::Barrier)
+    }
+
+    /// Whether the disk's contents change.
+    pub(crate) const fn changes(self) -> bool {
+        !matches!(self, Self::Read | Self::Flush)
     }
 
     /// Whether, when requests are put on a ring again, those before and after it are kept apart.
     const fn is_fence(self) -> bool {
-        matches!(self, Self::Flush)
+        matches!(self, Self::Flush | Self::Barrier)
     }
 }
 
@@ -70,13 +84,14 @@ impl Tag {
 
 /// A request that is over.
 pub struct Completion<P: Platform> {
-    /// What [`submit`](crate::Frontend::submit) or [`flush`](crate::Frontend::flush) returned.
+    /// What [`submit`](crate::Frontend::submit), [`flush`](crate::Frontend::flush) or [`discard`](crate::Frontend::discard)
+    /// returned.
     pub tag: Tag,
     /// What it was.
     pub op: Op,
     /// How it ended.
     pub result: Result<(), IoError>,
-    /// Its buffer, back; `None` for a flush. After [`IoError::Aborted`] and [`IoError::NotRepeated`] it can be read, but not
+    /// Its buffer, back; `None` where there was none. After [`IoError::Aborted`] and [`IoError::NotRepeated`] it can be read, but not
     /// submitted before it was [renewed](crate::Frontend::renew): no backend has access to it. Where the platform does not see
     /// whether a backend still has a page mapped
     /// ([`Capabilities::observes_mappings`](ringfence_core::platform::Capabilities::observes_mappings)) there is none then:

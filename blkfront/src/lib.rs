@@ -20,6 +20,7 @@
 )]
 
 mod buffer;
+mod connection;
 mod error;
 mod events;
 mod inflight;
@@ -33,6 +34,6 @@ pub use error::{BufferError, Error, Fault, IoError, NegotiateError, PeerFault, R
 pub use events::Serviced;
 pub use inflight::{Completion, Op, SLOTS, Tag};
 pub use life::{Event, Frontend};
-pub use negotiate::Info;
+pub use negotiate::{Discards, Info};
 pub use queue::Counters;
 pub use ringfence_ring::Armed;

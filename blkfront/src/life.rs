@@ -12,10 +12,11 @@ use ringfence_core::xenbus::paths::{fatal, switch_state};
 use ringfence_core::xenbus::{Class, FrontAction, FrontView, FrontWish, Held, Peer, front};
 use ringfence_core::{DomId, Handle};
 
+use crate::connection::Connection;
 use crate::events::Events;
 use crate::inflight::Inflight;
-use crate::negotiate::{Backend, Seen, locate, points_back, publish, read_info};
-use crate::queue::{Connection, Counters};
+use crate::negotiate::{Backend, Seen, locate, points_back, publish, read_info, read_sectors};
+use crate::queue::Counters;
 use crate::{Error, Fault, Info, NegotiateError};
 
 /// What changed, as [`Frontend::step`] tells it.
@@ -23,6 +24,9 @@ use crate::{Error, Fault, Info, NegotiateError};
 pub enum Event {
     /// Requests are taken from now on.
     Connected(Info),
+    /// The disk has another size, and is otherwise as it was. Requests that are already on the ring beyond the end of a smaller
+    /// one fail.
+    Resized(Info),
     /// No more requests are taken. Go on reaping: the backend may still answer what is in flight.
     Closing,
     /// The backend or its nodes make no sense; the device is closed for good.
@@ -362,7 +366,10 @@ impl<P: Platform> Frontend<P> {
         view: &FrontView,
     ) -> Result<Option<Event>, Error> {
         match action {
-            FrontAction::Wait => return Ok(self.closed(view)),
+            FrontAction::Wait => match self.closed(view) {
+                Some(event) => return Ok(Some(event)),
+                None => return self.resized(store, view),
+            },
             FrontAction::Drain => {}
             FrontAction::Publish => {
                 let Some(backend) = &self.backend else {
@@ -417,6 +424,25 @@ impl<P: Platform> Frontend<P> {
                 self.fault.get_or_insert(Fault::Negotiate(error));
                 Ok(None)
             }
+        }
+    }
+
+    /// A backend whose disk grew or shrank writes `sectors`, then its state 4 again; the former is what counts.
+    fn resized(&mut self, store: &mut P::Store, view: &FrontView) -> Result<Option<Event>, Error> {
+        let both =
+            view.own == XenbusState::Connected && view.peer == Peer::State(XenbusState::Connected);
+        let (Some(connection), Some(backend)) = (&mut self.connection, &self.backend) else {
+            return Ok(None);
+        };
+        let Some(info) = connection.info.as_mut().filter(|_| both) else {
+            return Ok(None);
+        };
+        match read_sectors(store, &backend.dir)? {
+            Some(sectors) if sectors != info.sectors => {
+                info.sectors = sectors;
+                Ok(Some(Event::Resized(*info)))
+            }
+            _ => Ok(None),
         }
     }
 

@@ -6,8 +6,8 @@ use ringfence_core::wire::blkif::{PROTOCOL_NATIVE, VDISK_READONLY};
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::{DomId, PAGE, Sector, SectorCount};
 
+use crate::connection::Connection;
 use crate::error::field;
-use crate::queue::Connection;
 use crate::{Error, NegotiateError, Op, Reason};
 
 /// The disk, as the backend described it and as it was checked.
@@ -25,19 +25,40 @@ pub struct Info {
     pub flags: u32,
     /// Whether flushes are done (`feature-flush-cache`); turned off when the backend answers that it does none.
     pub flush: bool,
+    /// Whether barriers are done (`feature-barrier`); turned off when the backend answers that it does none.
+    pub barrier: bool,
+    /// Whether sectors can be discarded (`feature-discard`); gone when the backend answers that they cannot.
+    pub discard: Option<Discards>,
+}
+
+/// How sectors are discarded: hints, which the backend does not hold us to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Discards {
+    /// What is worth discarding, in bytes (`discard-granularity`; without it a logical sector).
+    pub granularity: u32,
+    /// Where the first such unit begins, in bytes (`discard-alignment`).
+    pub alignment: u32,
+    /// Whether discarded sectors can be made unrecoverable (`discard-secure`).
+    pub secure: bool,
 }
 
 impl Info {
     /// Whether the disk can do it: kind of operation, place and length.
     pub(crate) fn allows(&self, op: Op, sector: Sector, count: SectorCount) -> Result<(), Reason> {
-        if op == Op::Flush {
-            return if self.flush {
-                Ok(())
-            } else {
-                Err(Reason::Unsupported)
-            };
+        let supported = match op {
+            Op::Read | Op::Write => true,
+            Op::Barrier => self.barrier,
+            Op::Flush => self.flush,
+            Op::Discard => self.discard.is_some(),
+            Op::SecureDiscard => self.discard.is_some_and(|discard| discard.secure),
+        };
+        if !supported {
+            return Err(Reason::Unsupported);
         }
-        if op.writes() && self.read_only {
+        if op == Op::Flush {
+            return Ok(());
+        }
+        if op.changes() && self.read_only {
             return Err(Reason::ReadOnly);
         }
         if count.get() == 0 {
@@ -61,6 +82,23 @@ impl Info {
                 count,
                 sectors: self.sectors,
             }),
+        }
+    }
+}
+
+impl Info {
+    /// The backend said that it does not do this after all.
+    pub(crate) fn withdraw(&mut self, op: Op) {
+        match op {
+            Op::Barrier => self.barrier = false,
+            Op::Flush => self.flush = false,
+            Op::Discard => self.discard = None,
+            Op::SecureDiscard => {
+                if let Some(discard) = &mut self.discard {
+                    discard.secure = false;
+                }
+            }
+            Op::Read | Op::Write => {}
         }
     }
 }
@@ -181,16 +219,60 @@ struct Fields {
     physical: Option<u32>,
     flags: u32,
     flush: Option<u32>,
+    barrier: Option<u32>,
+    discard: Option<Discards>,
 }
 
 fn fields<S: Store>(store: &mut S, dir: &str) -> Result<Fields, FieldError> {
+    let sector_size = store.read_field(Tx::NONE, dir, "sector-size")?;
     Ok(Fields {
         sectors: store.read_field(Tx::NONE, dir, "sectors")?,
-        sector_size: store.read_field(Tx::NONE, dir, "sector-size")?,
+        sector_size,
         physical: store.read_opt(Tx::NONE, dir, "physical-sector-size")?,
         flags: store.read_field(Tx::NONE, dir, "info")?,
         flush: store.read_opt(Tx::NONE, dir, "feature-flush-cache")?,
+        barrier: store.read_opt(Tx::NONE, dir, "feature-barrier")?,
+        discard: discards(store, dir, sector_size)?,
     })
+}
+
+fn discards<S: Store>(
+    store: &mut S,
+    dir: &str,
+    sector_size: u32,
+) -> Result<Option<Discards>, FieldError> {
+    if store
+        .read_opt::<u32>(Tx::NONE, dir, "feature-discard")?
+        .unwrap_or(0)
+        == 0
+    {
+        return Ok(None);
+    }
+    let granularity: Option<u32> = store.read_opt(Tx::NONE, dir, "discard-granularity")?;
+    let alignment: Option<u32> = store.read_opt(Tx::NONE, dir, "discard-alignment")?;
+    let secure: Option<u32> = store.read_opt(Tx::NONE, dir, "discard-secure")?;
+    Ok(Some(Discards {
+        granularity: granularity
+            .filter(|bytes| *bytes > 0)
+            .unwrap_or(sector_size),
+        alignment: alignment.unwrap_or(0),
+        secure: secure.unwrap_or(0) != 0,
+    }))
+}
+
+/// The size of the disk now, if the backend says one that can be. What cannot be changes nothing.
+pub(crate) fn read_sectors<S: Store>(
+    store: &mut S,
+    dir: &str,
+) -> Result<Option<SectorCount>, Error> {
+    match store.read_field(Tx::NONE, dir, "sectors") {
+        Ok(sectors) => {
+            let sectors = SectorCount::new(sectors);
+            let usable = cfg!(ringfence_weaken = "front_resize") || sectors.bytes().is_some();
+            Ok(usable.then_some(sectors))
+        }
+        Err(error) => field(error).map(|_| None),
+    }
 }
 
 impl Fields {
@@ -216,6 +298,8 @@ impl Fields {
             read_only: self.flags & VDISK_READONLY != 0,
             flags: self.flags,
             flush: self.flush.unwrap_or(0) != 0,
+            barrier: self.barrier.unwrap_or(0) != 0,
+            discard: self.discard,
         })
     }
 }

@@ -1,71 +1,16 @@
 //! The data path: one ring, one event channel.
 
-use ringfence_core::platform::{Access, Channel, Platform};
-use ringfence_core::wire::blkif::{MAX_SEGMENTS_PER_REQUEST, RequestNative, Segment};
-use ringfence_core::{DomId, Handle, Sector, SectorCount};
-use ringfence_ring::blkif::BlkifNative;
-use ringfence_ring::{Armed, Front};
+use ringfence_core::platform::Platform;
+use ringfence_core::{DomId, Sector, SectorCount};
+use ringfence_ring::Armed;
 
 use crate::buffer::Grantee;
 use crate::error::Doorbell;
-use crate::inflight::Entry;
 use crate::negotiate::Info;
 use crate::{
-    Buffer, BufferError, Completion, Error, Fault, Frontend, IoError, Op, PeerFault, Reason,
-    Rejected, SLOTS, Tag,
+    Buffer, BufferError, Completion, Fault, Frontend, IoError, Op, PeerFault, Reason, Rejected,
+    SLOTS, Tag,
 };
-
-/// One connection: its ring and its port.
-pub(crate) struct Connection<P: Platform> {
-    pub(crate) ring: Front<P::Granted, BlkifNative>,
-    pub(crate) channel: P::Channel,
-    pub(crate) peer: DomId,
-    /// A doorbell that could not be rung.
-    pub(crate) bell_owed: bool,
-    /// Set while the states are 4 and 4, or closing.
-    pub(crate) info: Option<Info>,
-    /// Whether requests are taken: not once we are closing.
-    pub(crate) accepting: bool,
-}
-
-impl<P: Platform> Connection<P> {
-    pub(crate) fn new(platform: &P, peer: DomId) -> Result<Self, Error> {
-        let page = platform.alloc(peer, Access::ReadWrite)?;
-        Ok(Self {
-            ring: Front::init(page)?,
-            channel: platform.alloc_unbound(peer)?,
-            peer,
-            bell_owed: false,
-            info: None,
-            accepting: false,
-        })
-    }
-
-    /// Writes the request. There is room: the caller looked.
-    pub(crate) fn push(&mut self, handle: Handle, entry: &Entry<P>) {
-        let none = (0, [Segment::default(); MAX_SEGMENTS_PER_REQUEST]);
-        let (nr_segments, seg) = entry.buffer.as_ref().map_or(none, Buffer::segments);
-        let pushed = self.ring.push(&RequestNative {
-            operation: entry.op.wire(),
-            nr_segments,
-            handle: handle.get(),
-            pad: [0; 4],
-            id: entry.id,
-            sector_number: entry.sector.get(),
-            seg,
-        });
-        debug_assert_eq!(pushed, Ok(()));
-    }
-
-    /// Shows what was pushed to the backend, and rings if it asked for that. Returns whether it rang.
-    pub(crate) fn publish(&mut self) -> Doorbell<bool> {
-        self.bell_owed |= self.ring.publish().is_needed();
-        if self.bell_owed {
-            self.channel.notify()?;
-        }
-        Ok(core::mem::take(&mut self.bell_owed))
-    }
-}
 
 /// What was counted since the frontend was made.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -109,7 +54,8 @@ impl<P: Platform> Frontend<P> {
     }
 
     /// Puts a transfer between `buffer` (its length) and the disk at `sector` (in units of 512 bytes) on the ring. The backend
-    /// sees it after [`kick`](Self::kick). [`Op::Flush`] needs no buffer: see [`flush`](Self::flush).
+    /// sees it after [`kick`](Self::kick). The operations without a buffer are [`flush`](Self::flush) and
+    /// [`discard`](Self::discard).
     ///
     /// # Errors
     /// The buffer comes back with the [`Reason`].
@@ -145,7 +91,7 @@ impl<P: Platform> Frontend<P> {
         if let Err(reason) = self.check(op, sector, &buffer) {
             return Err(Rejected { buffer, reason });
         }
-        if op.writes() && !cfg!(ringfence_weaken = "xsa_403_blk_tail") {
+        if op.changes() && !cfg!(ringfence_weaken = "xsa_403_blk_tail") {
             buffer.zero_tail();
         }
         if let Err(reason) = self.room() {
@@ -175,13 +121,47 @@ impl<P: Platform> Frontend<P> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn flush(&mut self) -> Result<Tag, Reason> {
-        if !self.ready()?.flush {
-            return Err(Reason::Unsupported);
-        }
+        self.bare(Op::Flush, Sector::new(0), SectorCount::new(0))
+    }
+
+    /// Puts a discard on the ring: the disk may forget what `count` sectors from `sector` on hold. With `secure` nobody must be
+    /// able to recover it. Worth the while for whole units of [`Discards::granularity`](crate::Discards::granularity).
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// use ringfence_core::{Sector, SectorCount};
+    ///
+    /// let mut rig = Rig::connected();
+    /// rig.disk.fill(7);
+    /// let tag = rig.front.discard(Sector::new(8), SectorCount::new(16), false)?;
+    /// rig.front.kick()?;
+    /// # rig.serve();
+    /// let done = rig.front.reap()?.expect("the backend answered");
+    /// assert_eq!((done.tag, done.result), (tag, Ok(())));
+    /// # assert_eq!((rig.disk[8 * 512 - 1], rig.disk[8 * 512], rig.disk[24 * 512]), (7, 0, 7));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn discard(
+        &mut self,
+        sector: Sector,
+        count: SectorCount,
+        secure: bool,
+    ) -> Result<Tag, Reason> {
+        let op = if secure {
+            Op::SecureDiscard
+        } else {
+            Op::Discard
+        };
+        self.bare(op, sector, count)
+    }
+
+    /// Puts a request without a buffer on the ring.
+    fn bare(&mut self, op: Op, sector: Sector, count: SectorCount) -> Result<Tag, Reason> {
+        self.ready()?.allows(op, sector, count)?;
         self.room()?;
         let full = self.full();
-        let none = (Sector::new(0), SectorCount::new(0));
-        let tag = self.inflight.insert(Op::Flush, none).ok_or(full)?.tag;
+        let tag = self.inflight.insert(op, (sector, count)).ok_or(full)?.tag;
         Ok(self.push(tag))
     }
 
@@ -214,7 +194,7 @@ impl<P: Platform> Frontend<P> {
             let peer = self.connection.as_ref().map_or(DomId::DOM0, |c| c.peer);
             return Err(Reason::ForeignBuffer { peer });
         }
-        if op == Op::Flush {
+        if !op.moves_data() {
             return Err(Reason::Unsupported);
         }
         info.allows(op, sector, buffer.sectors())
@@ -309,9 +289,9 @@ impl<P: Platform> Frontend<P> {
             Ok(completion) => {
                 self.counters.responses = self.counters.responses.saturating_add(1);
                 let unsupported = completion.result == Err(IoError::Unsupported);
-                // A backend may find out late that what is below it cannot flush.
+                // A backend may find out late what cannot be done below it.
                 if let Some(info) = connection.info.as_mut().filter(|_| unsupported) {
-                    info.flush &= completion.op != Op::Flush;
+                    info.withdraw(completion.op);
                 }
                 self.repeat();
                 Ok(Some(completion))

@@ -1,9 +1,9 @@
 //! What an ended connection left unanswered, on the ring of the next one.
 //!
-//! The backend that took a request may have done it, partly done it, or not begun: reads, writes and flushes may be done twice
+//! The backend that took a request may have done it, partly done it, or not begun: reads, writes, flushes and discards may be done twice
 //! as long as nobody was told that they were done once, so all of them are put on the new ring, with pages of their own
-//! (XSA-396: the old backend may still write to the old ones). The order is that of submission, and a flush goes
-//! alone: after the answers to everything older, before everything younger. New requests wait for all of it.
+//! (XSA-396: the old backend may still write to the old ones). The order is that of submission, and a flush or
+//! a barrier goes alone: after the answers to everything older, before everything younger. New requests wait for all of it.
 
 use core::mem;
 
@@ -122,7 +122,7 @@ impl<P: Platform> Frontend<P> {
                 self.inflight.give_up(tag, IoError::NotRepeated(reason));
                 continue;
             }
-            let keep = if entry.op.writes() { usize::MAX } else { 0 };
+            let keep = if entry.op.changes() { usize::MAX } else { 0 };
             let stale = mem::take(&mut entry.stale);
             if let Some(buffer) = entry.buffer.as_mut().filter(|_| stale)
                 && !cfg!(ringfence_weaken = "xsa_396_blk_repeated")

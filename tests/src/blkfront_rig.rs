@@ -217,7 +217,11 @@ impl Rig {
         self.node("sectors", &SECTORS.to_string());
         self.node("sector-size", "512");
         self.node("info", "0");
-        self.node("feature-flush-cache", "1");
+        for feature in ["flush-cache", "barrier", "discard"] {
+            self.node(&format!("feature-{feature}"), "1");
+        }
+        self.node("discard-granularity", "4096");
+        self.node("discard-secure", "1");
     }
 
     /// Lets the frontend publish a ring, and takes the backend's end of it.
@@ -285,7 +289,13 @@ impl Rig {
     pub fn transfer(&mut self, request: &RequestNative) {
         let direction = match request.operation {
             Op::READ => Direction::ToPeer,
-            Op::WRITE => Direction::FromPeer,
+            Op::WRITE | Op::WRITE_BARRIER => Direction::FromPeer,
+            Op::DISCARD => {
+                let discard = request.discard();
+                let at = discard.sector_number as usize * 512;
+                self.disk[at..][..discard.nr_sectors as usize * 512].fill(0);
+                return;
+            }
             _ => return,
         };
         let mut at = request.sector_number as usize * 512;

@@ -1,8 +1,8 @@
 //! What toolstacks, guests and backends can do to a disk's frontend with nodes: rows of `docs/threats.md`.
 
-use ringfence_blkfront::{Event, Fault, NegotiateError, Op};
-use ringfence_core::Sector;
+use ringfence_blkfront::{Event, Fault, NegotiateError, Op, Reason};
 use ringfence_core::wire::xenbus::XenbusState;
+use ringfence_core::{Sector, SectorCount};
 use ringfence_tests::blkfront_rig::{BACK, BACK_DIR, ERROR, FRONT, FRONT_DIR, Rig};
 
 /// A read, served.
@@ -176,6 +176,11 @@ fn xsa_178_garbage_numbers() {
         "info",
         "physical-sector-size",
         "feature-flush-cache",
+        "feature-barrier",
+        "feature-discard",
+        "discard-granularity",
+        "discard-alignment",
+        "discard-secure",
     ] {
         for value in [
             "",
@@ -238,6 +243,59 @@ fn xsa_178_sectors_beyond_all_bytes() {
         );
     }
     assert_eq!(described("sectors", Some("0")), Ok(()));
+}
+
+/// A live resize to what cannot be changes nothing; to what can be, it is checked like the first size.
+#[test]
+fn xsa_178_resized_beyond_all_bytes() {
+    let mut rig = Rig::connected();
+    for garbage in [
+        "36028797018963968",
+        "18446744073709551615",
+        "-1",
+        "",
+        "lots",
+    ] {
+        rig.node("sectors", garbage);
+        rig.state(XenbusState::Connected);
+        assert_eq!(rig.events(), [], "{garbage}");
+        reads(&mut rig, 2040);
+    }
+    rig.unset(&format!("{BACK_DIR}/sectors"));
+    assert_eq!(rig.events(), []);
+    reads(&mut rig, 2040);
+}
+
+/// A disk that shrinks between check and use: the check is that of the moment, and what is on the ring is the backend's.
+#[test]
+fn lba_of_a_disk_that_shrank() {
+    let mut rig = Rig::connected();
+    rig.node("sectors", "1024");
+    rig.state(XenbusState::Connected);
+    let events = rig.events();
+    assert!(matches!(events[..], [Event::Resized(info)] if info.sectors.get() == 1024));
+    reads(&mut rig, 1016);
+    let buffer = rig.front.buffer(1).expect("pages enough");
+    let rejected = rig.front.submit(Op::Read, Sector::new(1017), buffer);
+    let reason = rejected.map_err(|rejected| rejected.reason);
+    assert!(
+        matches!(reason, Err(Reason::OutOfRange { .. })),
+        "{reason:?}"
+    );
+    let refused = rig
+        .front
+        .discard(Sector::new(1023), SectorCount::new(2), false);
+    assert!(
+        matches!(refused, Err(Reason::OutOfRange { .. })),
+        "{refused:?}"
+    );
+    let refused = rig
+        .front
+        .discard(Sector::new(1), SectorCount::new(u64::MAX), false);
+    assert!(
+        matches!(refused, Err(Reason::OutOfRange { .. })),
+        "{refused:?}"
+    );
 }
 
 #[test]

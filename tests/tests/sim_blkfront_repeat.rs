@@ -7,7 +7,7 @@ use ringfence_blkfront::{Completion, Event, IoError, Op, Reason, Tag};
 use ringfence_core::platform::Channel;
 use ringfence_core::wire::blkif::{Op as WireOp, RequestNative, Status};
 use ringfence_core::wire::xenbus::XenbusState;
-use ringfence_core::{GrantRef, PAGE, Sector, SharedMem};
+use ringfence_core::{GrantRef, PAGE, Sector, SectorCount, SharedMem};
 use ringfence_sim::{Fault, Sim};
 use ringfence_tests::blkfront_rig::{BACK_DIR, FRONT, FRONT_DIR, Rig, response};
 
@@ -21,7 +21,18 @@ const MOVES: usize = 400;
 enum Asked {
     Read(u64),
     Write(u64, u64),
+    Barrier(u64, u64),
+    Discard(u64),
     Flush,
+}
+
+impl Asked {
+    const fn block(self) -> Option<u64> {
+        match self {
+            Self::Read(b) | Self::Write(b, _) | Self::Barrier(b, _) | Self::Discard(b) => Some(b),
+            Self::Flush => None,
+        }
+    }
 }
 
 /// A caller that never has two requests for one block in flight, and so knows what each must bring.
@@ -66,43 +77,51 @@ impl Model {
     }
 
     fn is_free(&self, block: u64) -> bool {
-        !self
-            .open
-            .values()
-            .any(|asked| matches!(asked, Asked::Read(b) | Asked::Write(b, _) if *b == block))
+        !self.open.values().any(|asked| asked.block() == Some(block))
     }
 
     fn submit(&mut self) {
         let block = self.below(BLOCKS);
-        let tag = match self.below(8) {
-            0 => match self.rig.front.flush() {
-                Ok(tag) => (tag, Asked::Flush),
-                Err(reason) => return self.refused(reason),
-            },
-            kind if self.is_free(block) => {
+        let kind = self.below(10);
+        if kind > 0 && !self.is_free(block) {
+            return;
+        }
+        let (sector, page) = (Sector::new(block * 8), SectorCount::new(8));
+        let submitted = match kind {
+            0 => self.rig.front.flush().map(|tag| (tag, Asked::Flush)),
+            1 => {
+                let tag = self
+                    .rig
+                    .front
+                    .discard(sector, page, block.is_multiple_of(2));
+                tag.map(|tag| (tag, Asked::Discard(block)))
+            }
+            _ => {
                 let Ok(mut buffer) = self.rig.front.buffer(1) else {
                     return;
                 };
-                let (op, asked) = if kind < 3 {
-                    (Op::Read, Asked::Read(block))
-                } else {
-                    self.written += 1;
-                    buffer
-                        .write_at(0, &self.written.to_le_bytes())
-                        .expect("it fits");
-                    buffer
-                        .write_at(PAGE - 8, &self.written.to_le_bytes())
-                        .expect("it fits");
-                    (Op::Write, Asked::Write(block, self.written))
+                self.written += 1;
+                let (op, asked) = match kind {
+                    2 | 3 => (Op::Read, Asked::Read(block)),
+                    4 => (Op::Barrier, Asked::Barrier(block, self.written)),
+                    _ => (Op::Write, Asked::Write(block, self.written)),
                 };
-                match self.rig.front.submit(op, Sector::new(block * 8), buffer) {
-                    Ok(tag) => (tag, asked),
-                    Err(rejected) => return self.refused(rejected.reason),
+                if op != Op::Read {
+                    let bytes = self.written.to_le_bytes();
+                    buffer.write_at(0, &bytes).expect("it fits");
+                    buffer.write_at(PAGE - 8, &bytes).expect("it fits");
                 }
+                let submitted = self.rig.front.submit(op, sector, buffer);
+                submitted.map(|tag| (tag, asked)).map_err(|r| r.reason)
             }
-            _ => return,
         };
-        assert_eq!(self.open.insert(tag.0, tag.1), None, "a tag of its own");
+        match submitted {
+            Ok((tag, asked)) => {
+                let before = self.open.insert(tag, asked);
+                assert_eq!(before, None, "a tag of its own");
+            }
+            Err(reason) => self.refused(reason),
+        }
     }
 
     fn refused(&self, reason: Reason) {
@@ -136,7 +155,11 @@ impl Model {
         self.completed += 1;
         match asked {
             Asked::Flush => assert!(done.buffer.is_none()),
-            Asked::Write(block, value) => {
+            Asked::Discard(block) => {
+                assert_eq!(self.on_disk(block), 0, "forgotten");
+                self.blocks[block as usize] = 0;
+            }
+            Asked::Write(block, value) | Asked::Barrier(block, value) => {
                 assert_eq!(self.on_disk(block), value, "completed, hence on the disk");
                 self.blocks[block as usize] = value;
             }
@@ -155,12 +178,18 @@ impl Model {
         match request.operation {
             WireOp::READ => Asked::Read(block),
             WireOp::FLUSH_DISKCACHE => Asked::Flush,
-            _ => {
+            WireOp::DISCARD => Asked::Discard(block),
+            operation => {
                 let gref = GrantRef::new(request.seg[0].gref);
                 let page = self.rig.world.page(FRONT, gref).expect("granted");
                 let mut bytes = [0; 8];
                 page.read(0, &mut bytes);
-                Asked::Write(block, u64::from_le_bytes(bytes))
+                let value = u64::from_le_bytes(bytes);
+                if operation == WireOp::WRITE {
+                    Asked::Write(block, value)
+                } else {
+                    Asked::Barrier(block, value)
+                }
             }
         }
     }
@@ -217,8 +246,8 @@ impl Model {
         // What has no answer by now, also if one was on the ring, is asked again.
         self.groups = vec![Vec::new()];
         for asked in self.open.values() {
-            if *asked == Asked::Flush {
-                self.groups.extend([vec![Asked::Flush], Vec::new()]);
+            if matches!(asked, Asked::Flush | Asked::Barrier(..)) {
+                self.groups.extend([vec![*asked], Vec::new()]);
             } else if let Some(group) = self.groups.last_mut() {
                 group.push(*asked);
             }

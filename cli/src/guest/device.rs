@@ -165,12 +165,13 @@ impl<P: World> GuestDisk<P> {
 
     fn step(&mut self, disks: &mut Disks<P>) {
         match disks::step(self.vdev, &mut self.front, &mut disks.store, &mut self.life) {
-            Ok(false) => {}
-            Ok(true) => {
-                self.returned = true;
-                self.told = false;
-                // The pages of the last connection are for its backend only.
-                self.idle.clear();
+            Ok(anew) => {
+                if anew {
+                    self.returned = true;
+                    self.told = false;
+                    // The pages of the last connection are for its backend only.
+                    self.idle.clear();
+                }
                 if let Life::Connected(info) = self.life {
                     self.info = info;
                 }

@@ -268,6 +268,10 @@ pub(crate) fn step<P: World>(
                 *life = Life::Connected(info);
                 connected = true;
             }
+            Event::Resized(info) => {
+                tracing::info!(vdev, sectors = info.sectors.get(), "resized");
+                *life = Life::Connected(info);
+            }
             Event::Failed(fault) => {
                 eprintln!("ringfence: disk {vdev}: {fault}");
                 *life = Life::Failed(fault.to_string());

@@ -91,7 +91,7 @@ pub fn frontend_responses(data: &[u8]) {
 }
 
 /// Nodes of both directories, in this order: which one, how many bytes, the bytes.
-const NODES: [(&str, &str); 12] = [
+const NODES: [(&str, &str); 16] = [
     (BACK_DIR, "state"),
     (BACK_DIR, "sectors"),
     (BACK_DIR, "sector-size"),
@@ -104,6 +104,10 @@ const NODES: [(&str, &str); 12] = [
     (FRONT_DIR, "backend"),
     (FRONT_DIR, "backend-id"),
     (FRONT_DIR, "state"),
+    (BACK_DIR, "feature-discard"),
+    (BACK_DIR, "discard-granularity"),
+    (BACK_DIR, "discard-secure"),
+    (BACK_DIR, "feature-barrier"),
 ];
 
 /// Lets the frontend look at its nodes while the data rewrites them.
