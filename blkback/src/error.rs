@@ -5,6 +5,8 @@ use ringfence_core::wire::blkif::{Op, Status};
 use ringfence_ring::PeerFault;
 use thiserror::Error;
 
+use crate::journal::JournalError;
+
 /// Why a request fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
@@ -62,6 +64,9 @@ pub enum Refusal {
     /// The disk did not do it.
     #[error(transparent)]
     Disk(#[from] IoError),
+    /// In flight at one crash after the other, the last time alone: it is not tried again.
+    #[error("started {0} times after a crash, and there was another each time")]
+    Poisoned(u8),
     /// Nothing left to work with; the request may come again.
     #[error("out of buffers")]
     Exhausted,
@@ -124,6 +129,12 @@ pub enum AttachError {
     /// The event channel could not be bound.
     #[error("event-channel: {0}")]
     Bind(#[from] EvtchnError),
+    /// What an earlier process left cannot be, or is about something else.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The frontend could not be told that somebody is back.
+    #[error("event-channel: {0}")]
+    Doorbell(#[from] PlatformError),
 }
 
 /// Why an engine takes no more requests. Those it took are finished and answered all the same.

@@ -72,6 +72,11 @@ impl Table {
         self.free.pop()
     }
 
+    /// Reserves this slot number, which a request of an earlier process had.
+    pub(crate) fn claim(&mut self, number: u16) {
+        self.free.retain(|free| *free != number);
+    }
+
     /// Gives a number back, once the answer is published.
     pub(crate) fn release(&mut self, number: u16) {
         if self.free.len() < self.tickets.len() {

@@ -1,5 +1,7 @@
 //! The backend's end.
 
+mod resume;
+
 use crate::fault::{AttachError, PeerFault};
 use crate::layout::{Entries, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use crate::notify::{Armed, Notify};
@@ -68,6 +70,8 @@ pub struct Back<M, P> {
     req_cons: RingIndex,
     /// How far the current pass goes; checked.
     req_seen: RingIndex,
+    /// Open requests of an earlier process whose slots nobody has asked for.
+    unclaimed: u32,
     fault: Option<PeerFault>,
 }
 
@@ -101,6 +105,7 @@ impl<M: RingMem, P: Protocol> Back<M, P> {
             rsp_prod: index,
             req_cons: index,
             req_seen: index,
+            unclaimed: 0,
             fault: None,
         })
     }

@@ -64,6 +64,20 @@ pub enum AttachError {
         /// Entries in the ring.
         size: u32,
     },
+    /// The indices found on the page do not go with how far an earlier process had taken requests.
+    #[error(
+        "req_prod {req_prod} and rsp_prod {rsp_prod} with req_cons {req_cons} in a ring of {size}"
+    )]
+    Resumed {
+        /// The frontend's index as found.
+        req_prod: RingIndex,
+        /// How far requests were taken.
+        req_cons: RingIndex,
+        /// The backend's index as found.
+        rsp_prod: RingIndex,
+        /// Entries in the ring.
+        size: u32,
+    },
     /// The indices found in a byte ring are further apart than it is long.
     #[error(transparent)]
     Bytes(#[from] PeerFault),

@@ -142,3 +142,42 @@ fn a_batch_reads_each_index_once_and_fences_once() {
     assert_eq!(mem.max_writes(RSP_PROD..RSP_PROD + 4), 1);
     assert_eq!(mem.fences(), 1);
 }
+
+#[test]
+fn a_backend_goes_on_with_what_an_earlier_process_took() {
+    let mem = HeapMem::new(1);
+    for start in [0, u32::MAX - 3] {
+        let at = |n| RingIndex::new(start).plus(n);
+        mem.store_u32(RSP_PROD, at(2).get());
+        mem.store_u32(REQ_PROD, at(7).get());
+        let mut back = Back::<_, Blk64>::resume(mem.clone(), at(5)).unwrap();
+        assert_eq!((back.open(), back.req_cons()), (3, at(5)));
+        let slots: Vec<_> = (2..5).map_while(|n| back.reopen(at(n))).collect();
+        assert_eq!(slots.len(), 3);
+        assert!(back.reopen(at(2)).is_none(), "no more than were open");
+        assert_eq!(back.pass(), Ok(2));
+        let response = zerocopy::FromZeros::new_zeroed();
+        slots
+            .into_iter()
+            .for_each(|slot| back.respond(slot, &response));
+        let _ = back.publish();
+        assert_eq!(mem.load_u32(RSP_PROD), at(5).get());
+    }
+}
+
+#[test]
+fn what_was_taken_cannot_be_taken_back() {
+    let mem = HeapMem::new(1);
+    for (rsp_prod, req_prod, req_cons) in [(0, 4, 5), (0, 33, 5), (3, 4, 2), (9, 8, 9)] {
+        mem.store_u32(RSP_PROD, rsp_prod);
+        mem.store_u32(REQ_PROD, req_prod);
+        let refused = Back::<_, Blk64>::resume(mem.clone(), RingIndex::new(req_cons));
+        let error = AttachError::Resumed {
+            req_prod: RingIndex::new(req_prod),
+            req_cons: RingIndex::new(req_cons),
+            rsp_prod: RingIndex::new(rsp_prod),
+            size: 32,
+        };
+        assert_eq!(refused.err(), Some(error));
+    }
+}

@@ -7,6 +7,7 @@ use super::{Engine, OWN_FLUSH, OwnFlush};
 use crate::error::Refusal;
 use crate::grants::{Copy, Staged, copy};
 use crate::journal::Journal;
+use crate::sink::IoOp;
 use crate::ticket::Ticket;
 
 impl<P: Platform, J: Journal> Engine<P, J> {
@@ -14,6 +15,9 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     pub(super) fn finish(&mut self) -> u32 {
         while self.done.len() < self.done.capacity() {
             let Some(done) = self.disk.reap() else { break };
+            if done.io.op == IoOp::Flush && done.result.is_err() {
+                self.journal.flush_lost();
+            }
             let outcome = done.result.map_err(Refusal::from);
             match self.table.take(done.io.tag.get()) {
                 Some(ticket) => self.done.push(Staged {
@@ -78,6 +82,13 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             return Ok(());
         }
         self.journal.publish(old, new);
+        if cfg!(ringfence_weaken = "journal_clear_first") {
+            self.answered.drain(..).for_each(|entry| {
+                let number = entry.number();
+                self.journal.clear(entry);
+                self.table.release(number);
+            });
+        }
         let notify = self.ring.publish();
         for entry in self.answered.drain(..) {
             let number = entry.number();

@@ -5,6 +5,7 @@
 //! ([`Engine::wake`]).
 
 mod finish;
+mod recover;
 mod ring;
 mod take;
 
@@ -17,6 +18,7 @@ use ringfence_core::platform::{Access, Platform};
 use ringfence_core::wire::blkif::{Abi, MAX_SEGMENTS_PER_REQUEST};
 use ringfence_ring::Armed;
 
+use self::recover::Replays;
 use self::ring::Ring;
 use crate::buffer::{Buffer, Pool};
 use crate::error::{AttachError, EngineError, IoError, Refusal};
@@ -71,6 +73,8 @@ pub struct Engine<P: Platform, J: Journal = Unjournaled> {
     answered: Vec<journal::Slot>,
     /// What the disk had no room for.
     backlog: VecDeque<Io>,
+    /// What an earlier process left to be done again.
+    replays: Replays,
     stopping: bool,
     own_flush: OwnFlush,
     last_refusal: Option<Refusal>,
@@ -119,15 +123,27 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         channel: P::Channel,
         terms: &Terms,
         disk: Disk,
-        journal: J,
+        mut journal: J,
     ) -> Result<Self, (Disk, AttachError)> {
         let ring = match Ring::attach(mapping, terms.abi) {
             Ok(ring) => ring,
             Err(error) => return Err((disk, error.into())),
         };
+        journal.start(ring.rsp_prod());
+        Ok(Self::over(platform, peer, ring, channel, disk, journal))
+    }
+
+    fn over(
+        platform: P,
+        peer: DomId,
+        ring: Ring<P::Mapping>,
+        channel: P::Channel,
+        disk: Disk,
+        journal: J,
+    ) -> Self {
         let size = u16::try_from(ring.size()).unwrap_or(u16::MAX);
         let room = usize::from(size);
-        Ok(Self {
+        Self {
             platform,
             peer,
             ring,
@@ -142,10 +158,11 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             done: Vec::with_capacity(room),
             answered: Vec::with_capacity(room),
             backlog: VecDeque::with_capacity(room.saturating_add(1)),
+            replays: Replays::default(),
             stopping: false,
             own_flush: OwnFlush::No,
             last_refusal: None,
-        })
+        }
     }
 
     /// Our end of the event channel.
@@ -180,7 +197,10 @@ impl<P: Platform, J: Journal> Engine<P, J> {
 
     /// Whether everything that was taken is answered, and no flush of [`flush`](Self::flush) is on its way.
     pub fn is_idle(&self) -> bool {
-        self.table.in_flight() == 0 && self.own_flush != OwnFlush::Running
+        self.table.in_flight() == 0
+            && self.own_flush != OwnFlush::Running
+            && self.replays.is_empty()
+            && self.refused.is_empty()
     }
 
     /// Starts a flush that the frontend did not ask for. [`is_idle`](Self::is_idle) says when it has ended.
@@ -217,6 +237,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     pub fn step(&mut self, budget: u32) -> Result<Progress, EngineError> {
         self.last_refusal = None;
         let mut answered = self.finish();
+        self.take_again();
         let (taken, fault) = if self.stopping {
             (0, None)
         } else {
@@ -227,12 +248,16 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         // Some disks finish at once: their answers go out with the same doorbell.
         answered = answered.saturating_add(self.finish());
         self.publish()?;
+        if cfg!(ringfence_weaken = "journal_late_commit") {
+            self.journal.commit(self.ring.req_cons());
+        }
+        let waits = !self.replays.is_empty() && self.table.in_flight() == 0;
         match fault {
             Some(fault) => Err(fault.into()),
             None => Ok(Progress {
                 taken,
                 answered,
-                more: taken == budget && budget > 0,
+                more: waits || (taken == budget && budget > 0),
                 refused: self.last_refusal,
             }),
         }

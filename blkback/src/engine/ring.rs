@@ -28,6 +28,19 @@ impl<M: RingMem> Ring<M> {
         }
     }
 
+    /// See [`Back::resume`].
+    pub(super) fn resume(mem: M, abi: Abi, req_cons: RingIndex) -> Result<Self, AttachError> {
+        match abi {
+            Abi::Native => Back::resume(mem, req_cons).map(Self::Native),
+            Abi::X86_32 => Back::resume(mem, req_cons).map(Self::X86_32),
+        }
+    }
+
+    /// See [`Back::reopen`].
+    pub(super) fn reopen(&mut self, index: RingIndex) -> Option<Slot> {
+        either!(self, ring => ring.reopen(index))
+    }
+
     /// Takes the next request. The copy that leaves the shared page is the only one that is looked at.
     #[inline]
     pub(super) fn take(&mut self) -> Result<Option<(RequestNative, Slot)>, PeerFault> {

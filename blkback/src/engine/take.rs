@@ -6,7 +6,7 @@ use ringfence_ring::{PeerFault, Slot};
 
 use super::Engine;
 use crate::buffer::Buffer;
-use crate::error::Refusal;
+use crate::error::{IoError, Refusal};
 use crate::grants::{Copy, Staged, copy};
 use crate::journal::{self, Journal};
 use crate::request::{Echo, Op, Runs, parse};
@@ -15,7 +15,10 @@ use crate::ticket::Ticket;
 
 impl<P: Platform, J: Journal> Engine<P, J> {
     pub(super) fn can_take(&self) -> bool {
-        self.backlog.is_empty() && self.table.room() > 0
+        self.backlog.is_empty()
+            && self.table.room() > 0
+            && self.replays.is_empty()
+            && !self.is_alone()
     }
 
     /// Takes requests and parses them. All of them are in the journal before anything is done about any.
@@ -24,7 +27,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         let mut fault = None;
         while taken < budget && self.can_take() {
             match self.ring.take() {
-                Ok(Some((request, slot))) => self.accept(request, slot),
+                Ok(Some((request, slot))) => self.enter(&request, slot),
                 Ok(None) => break,
                 Err(error) => {
                     fault = Some(error);
@@ -34,24 +37,31 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             taken = taken.saturating_add(1);
         }
         if taken > 0 {
-            self.journal.commit(self.ring.req_cons());
+            if !cfg!(ringfence_weaken = "journal_late_commit") {
+                self.journal.commit(self.ring.req_cons());
+            }
             self.stats.requests.add(u64::from(taken));
         }
         (taken, fault)
     }
 
-    fn accept(&mut self, request: RequestNative, slot: Slot) {
+    fn enter(&mut self, request: &RequestNative, slot: Slot) {
         // `can_take` saw a free number.
         let number = self.table.reserve().unwrap_or(u16::MAX);
-        let entry = self.journal.take(number, slot.index(), &request);
-        match self.stage(&request) {
+        let entry = self.journal.take(number, slot.index(), request);
+        self.accept(slot, entry, request);
+    }
+
+    /// Prepares a request that is in the journal.
+    pub(super) fn accept(&mut self, slot: Slot, entry: journal::Slot, request: &RequestNative) {
+        match self.stage(request) {
             Ok((op, buffer, runs)) => {
                 let io = Io {
-                    tag: Tag::new(number),
+                    tag: Tag::new(entry.number()),
                     op,
                     buffer,
                 };
-                let ticket = ticket(slot, entry, &request, runs);
+                let ticket = ticket(slot, entry, request, runs);
                 self.fresh.push(Staged {
                     ticket,
                     io,
@@ -60,7 +70,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             }
             Err(why) => self
                 .refused
-                .push((ticket(slot, entry, &request, Runs::new()), why)),
+                .push((ticket(slot, entry, request, Runs::new()), why)),
         }
     }
 
@@ -68,6 +78,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         let (op, transfer) = match parse(request, self.disk.geometry())? {
             Op::Read(transfer) => (IoOp::Read(transfer.sector), transfer),
             Op::Write(transfer) => (IoOp::Write(transfer.sector), transfer),
+            Op::Flush if self.journal.is_flush_lost() => return Err(IoError::FlushLost.into()),
             Op::Flush => return Ok((IoOp::Flush, Buffer::empty(), Runs::new())),
         };
         let buffer = self.pool.get(transfer.bytes).ok_or(Refusal::Exhausted)?;
@@ -143,7 +154,12 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     }
 }
 
-fn ticket(slot: Slot, entry: journal::Slot, request: &RequestNative, runs: Runs) -> Ticket {
+pub(super) fn ticket(
+    slot: Slot,
+    entry: journal::Slot,
+    request: &RequestNative,
+    runs: Runs,
+) -> Ticket {
     Ticket {
         slot,
         entry,

@@ -29,7 +29,7 @@ pub struct Entry {
 }
 
 /// What an earlier process left of a queue. Nothing in it has been checked against the ring.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Found {
     size: u16,
     req_cons: RingIndex,
@@ -61,16 +61,6 @@ impl Found {
                 .filter_map(|number| Entry::read(words, queue, number))
                 .collect(),
         }
-    }
-
-    /// How far requests had been taken.
-    pub const fn req_cons(&self) -> RingIndex {
-        self.req_cons
-    }
-
-    /// Entries of the ring that this is about.
-    pub const fn size(&self) -> u16 {
-        self.size
     }
 
     /// Compares with the ring, which has shown responses up to `rsp_prod`.

@@ -83,6 +83,12 @@ pub trait Journal {
 
     /// Whether a flush failed in this process or in an earlier one.
     fn is_flush_lost(&self) -> bool;
+
+    /// How far requests were taken; `None` if that is not known.
+    fn req_cons(&self) -> Option<RingIndex>;
+
+    /// What an earlier process left of a ring with `size` entries.
+    fn found(&self, size: u16) -> Found;
 }
 
 /// No journal: what was in flight when the process dies is lost with it.
@@ -102,6 +108,12 @@ impl Journal for Unjournaled {
     fn flush_lost(&mut self) {}
     fn is_flush_lost(&self) -> bool {
         false
+    }
+    fn req_cons(&self) -> Option<RingIndex> {
+        None
+    }
+    fn found(&self, _: u16) -> Found {
+        Found::default()
     }
 }
 
@@ -150,5 +162,12 @@ impl<J: Journal> Journal for Option<J> {
     }
     fn is_flush_lost(&self) -> bool {
         self.as_ref().is_some_and(Journal::is_flush_lost)
+    }
+    fn req_cons(&self) -> Option<RingIndex> {
+        self.as_ref()?.req_cons()
+    }
+    fn found(&self, size: u16) -> Found {
+        self.as_ref()
+            .map_or_else(Found::default, |journal| journal.found(size))
     }
 }

@@ -9,7 +9,7 @@ use super::layout::{
     self, AT_FLUSH_LOST, ENTRY_ANSWER, ENTRY_INDEX, ENTRY_REQUEST, HEAD_PUBLISH, HEAD_REQ_CONS,
     REQUEST, USED, pair,
 };
-use super::{Journal, Slot, header};
+use super::{Found, Journal, Slot, header};
 
 /// Where an entry's number of starts lies in its first word.
 const STARTS: u32 = 40;
@@ -110,5 +110,14 @@ impl<W: Words> Journal for Queue<W> {
 
     fn is_flush_lost(&self) -> bool {
         header::is_flush_lost(&self.words)
+    }
+
+    fn req_cons(&self) -> Option<RingIndex> {
+        let word = self.words.load(self.head(HEAD_REQ_CONS));
+        Some(RingIndex::new(layout::low(word)))
+    }
+
+    fn found(&self, size: u16) -> Found {
+        Found::read(&self.words, self.queue, size)
     }
 }

@@ -11,7 +11,7 @@ use crate::evtchn::SimChannel;
 use crate::grants::{SimGranted, SimMapping, SimPage};
 use crate::process::Process;
 use crate::store::{SimStore, SimTransport};
-use crate::world::{Shared, State};
+use crate::world::{Shared, State, World};
 
 /// What a domain has done, since it was created.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -61,6 +61,10 @@ impl Sim {
         Self { shared, process }
     }
 
+    pub(crate) fn world(&self) -> World {
+        World::of(self.shared.clone())
+    }
+
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state()
     }
@@ -76,7 +80,7 @@ impl Sim {
             drop(state);
             self.shared.store().disconnect(conn);
         }
-        SimStore::new(SimTransport::new(self.shared.clone(), conn))
+        SimStore::new(SimTransport::new(self.clone(), self.shared.clone(), conn))
     }
 
     /// Whether the process lives.
@@ -148,6 +152,7 @@ impl Platform for Sim {
     }
 
     fn copy(&self, peer: DomId, ops: &mut [GrantCopy<'_>]) -> Result<(), PlatformError> {
+        self.step();
         self.state().copy(&self.process, peer, ops)
     }
 

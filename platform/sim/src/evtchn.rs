@@ -306,6 +306,7 @@ impl Channel for SimChannel {
     }
 
     fn notify(&self) -> Result<(), PlatformError> {
+        self.sim.step();
         self.sim.state().notify(self.process(), self.id)
     }
 

@@ -301,6 +301,29 @@ impl Drop for SimMapping {
 trait Checked {
     fn pages(&self) -> usize;
     fn page(&self, index: usize, writes: bool) -> &Page;
+    /// Whose handle this is; nobody's if it is seen from outside.
+    fn sim(&self) -> Option<&Sim>;
+}
+
+/// Writes, each word as a step of its own if one of them is to be a process's last.
+fn write(to: &impl Checked, page: usize, at: usize, src: &[u8]) {
+    let doomed = to.sim().filter(|sim| sim.process.is_doomed());
+    let Some(sim) = doomed else {
+        if let Some(sim) = to.sim() {
+            sim.step();
+        }
+        to.page(page, true).write(at, src);
+        return;
+    };
+    let mut at = at;
+    let mut rest = src;
+    while !rest.is_empty() {
+        let (word, after) = rest.split_at((4 - at % 4).min(rest.len()));
+        sim.step();
+        to.page(page, true).write(at, word);
+        at += word.len();
+        rest = after;
+    }
 }
 
 impl Checked for SimPage {
@@ -310,6 +333,9 @@ impl Checked for SimPage {
     fn page(&self, index: usize, _: bool) -> &Page {
         assert_eq!(index, 0, "access past the page");
         &self.page
+    }
+    fn sim(&self) -> Option<&Sim> {
+        None
     }
 }
 
@@ -321,6 +347,9 @@ impl Checked for SimGranted {
         assert_eq!(index, 0, "access past the page");
         self.sim.process.assert_alive("a granted page");
         &self.grant.page
+    }
+    fn sim(&self) -> Option<&Sim> {
+        Some(&self.sim)
     }
 }
 
@@ -346,6 +375,9 @@ impl Checked for SimMapping {
         }
         &grant.page
     }
+    fn sim(&self) -> Option<&Sim> {
+        Some(&self.sim)
+    }
 }
 
 macro_rules! shared_mem {
@@ -358,6 +390,9 @@ macro_rules! shared_mem {
                 self.page(offset / PAGE, false).load(offset % PAGE)
             }
             fn store_u32(&self, offset: usize, value: u32) {
+                if let Some(sim) = self.sim() {
+                    sim.step();
+                }
                 self.page(offset / PAGE, true).store(offset % PAGE, value);
             }
             fn read(&self, offset: usize, dst: &mut [u8]) {
@@ -367,7 +402,7 @@ macro_rules! shared_mem {
             }
             fn write(&self, offset: usize, src: &[u8]) {
                 for (page, at, range) in pieces(offset, src.len()) {
-                    self.page(page, true).write(at, &src[range]);
+                    write(self, page, at, &src[range]);
                 }
             }
             fn fence(&self) {

@@ -39,11 +39,13 @@
 //! * [`World::veiled`]: nobody sees whether a page is mapped.
 //! * [`World::kill`] and [`World::destroy`]: death of a process and of a domain. The next process is
 //!   [`World::domain`] again; it takes over with [`Sim::adopt_granted`] and [`Sim::adopt_channel`].
+//! * [`World::die_after`]: death at one given step. [`SimWords`] survive it.
 //! * [`World::page`]: the bytes behind a grant for a peer who keeps no rule.
 //! * [`World::counts`] and [`World::usage`]: what a domain did, and what it still has.
 #![forbid(unsafe_code)]
 
 mod adversary;
+mod crash;
 mod domain;
 mod evtchn;
 mod faults;
@@ -56,6 +58,7 @@ mod table;
 mod world;
 
 pub use adversary::Adversary;
+pub use crash::{Crash, SimRecord, SimWords};
 pub use domain::{Counts, Sim, Usage};
 pub use evtchn::SimChannel;
 pub use faults::Fault;

@@ -7,6 +7,7 @@ use ringfence_core::store::{Connection, Interest, Transport};
 use ringfence_xenstored::ConnId;
 use thiserror::Error;
 
+use crate::domain::Sim;
 use crate::world::Shared;
 
 /// Why a connection to the world's store ended.
@@ -24,6 +25,7 @@ pub enum StoreClosed {
 /// A process's connection to the world's store. Closed when it is dropped and when the process dies.
 #[derive(Debug)]
 pub struct SimTransport {
+    sim: Sim,
     shared: Arc<Shared>,
     conn: ConnId,
 }
@@ -33,8 +35,8 @@ pub struct SimTransport {
 pub type SimStore = Connection<SimTransport>;
 
 impl SimTransport {
-    pub(crate) const fn new(shared: Arc<Shared>, conn: ConnId) -> Self {
-        Self { shared, conn }
+    pub(crate) const fn new(sim: Sim, shared: Arc<Shared>, conn: ConnId) -> Self {
+        Self { sim, shared, conn }
     }
 }
 
@@ -42,6 +44,7 @@ impl Transport for SimTransport {
     type Error = StoreClosed;
 
     fn send(&mut self, bytes: &[u8]) -> Result<usize, StoreClosed> {
+        self.sim.step();
         let mut store = self.shared.store();
         if !store.is_connected(self.conn) {
             return Err(StoreClosed::Dead);

@@ -154,6 +154,10 @@ impl Default for World {
 }
 
 impl World {
+    pub(crate) const fn of(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
     /// A world with dom0, whose doorbells arrive at once.
     pub fn new() -> Self {
         Self::with(0, Adversary::EXACT, Limits::DEFAULT)

@@ -1,0 +1,156 @@
+//! Going on where an earlier process died.
+
+use alloc::collections::VecDeque;
+
+use ringfence_core::ids::DomId;
+use ringfence_core::platform::{Channel, Platform};
+use ringfence_core::wire::blkif::RequestNative;
+use ringfence_ring as ring;
+
+use super::ring::Ring;
+use super::take::ticket;
+use super::{Engine, Terms};
+use crate::error::{AttachError, Refusal};
+use crate::journal::{self, Entry, Journal, JournalError};
+use crate::request::Runs;
+use crate::sink::Disk;
+
+/// Started so often after a crash that the next crash makes it one that is started alone.
+const SUSPECT: u8 = 1;
+/// Started so often after a crash, the last time alone, that it is not started again.
+const POISON: u8 = 2;
+
+/// What an earlier process took and did not answer.
+#[derive(Default)]
+pub(super) struct Replays {
+    waiting: VecDeque<Replay>,
+    /// Whether what the disk is working on is a suspect, which is to be the only one.
+    alone: bool,
+}
+
+struct Replay {
+    slot: ring::Slot,
+    entry: journal::Slot,
+    request: RequestNative,
+    suspect: bool,
+}
+
+impl Replays {
+    /// Whether all of them were started.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+impl<P: Platform, J: Journal> Engine<P, J> {
+    /// Goes on with a ring from which an earlier process had taken what is in its `journal`: drops what it had answered
+    /// visibly, shows what it had answered and not shown, and does the rest again, before anything new, in the order of the ring.
+    ///
+    /// A request that was in flight at two crashes is done alone; one that was then in flight alone at a third is answered with
+    /// an error. The I/O of the earlier process has ended: that is what opening `disk` waited for.
+    ///
+    /// # Errors
+    /// The disk back, with the reason; the journal is as it was then.
+    pub fn recover(
+        platform: P,
+        peer: DomId,
+        mapping: P::Mapping,
+        channel: P::Channel,
+        terms: &Terms,
+        disk: Disk,
+        journal: J,
+    ) -> Result<Self, (Disk, AttachError)> {
+        let Some(req_cons) = journal.req_cons() else {
+            return Err((disk, JournalError::Incomplete.into()));
+        };
+        let ring = match Ring::resume(mapping, terms.abi, req_cons) {
+            Ok(ring) => ring,
+            Err(error) => return Err((disk, error.into())),
+        };
+        let size = u16::try_from(ring.size()).unwrap_or(u16::MAX);
+        let plan = match journal.found(size).plan(ring.rsp_prod()) {
+            Ok(plan) => plan,
+            Err(error) => return Err((disk, error.into())),
+        };
+        let mut engine = Self::over(platform, peer, ring, channel, disk, journal);
+        for number in plan.stale {
+            engine.journal.clear(journal::Slot::new(number));
+        }
+        for entry in &plan.republish {
+            engine.show(entry);
+        }
+        for entry in &plan.replay {
+            engine.redo(entry);
+        }
+        // The earlier process may have died between showing an answer and ringing.
+        match engine.publish().and_then(|()| engine.channel.notify()) {
+            Ok(()) => Ok(engine),
+            Err(error) => Err((engine.into_disk(), error.into())),
+        }
+    }
+
+    /// Gives an entry the number and the place on the ring that it had. That there is one, the plan has checked.
+    fn reclaim(&mut self, entry: &Entry) -> Option<(ring::Slot, journal::Slot)> {
+        self.table.claim(entry.number);
+        let slot = self.ring.reopen(entry.index)?;
+        Some((slot, journal::Slot::new(entry.number)))
+    }
+
+    fn show(&mut self, entry: &Entry) {
+        let Some((_, status)) = entry.answer else {
+            return;
+        };
+        if let Some((slot, own)) = self.reclaim(entry) {
+            let ticket = ticket(slot, own, &entry.request, Runs::new());
+            let response = ticket.response(status);
+            self.ring.respond(ticket.slot, response);
+            self.answered.push(ticket.entry);
+        }
+    }
+
+    fn redo(&mut self, entry: &Entry) {
+        let Some((slot, own)) = self.reclaim(entry) else {
+            return;
+        };
+        if entry.starts >= POISON && !cfg!(ringfence_weaken = "journal_poison") {
+            let why = Refusal::Poisoned(entry.starts);
+            let ticket = ticket(slot, own, &entry.request, Runs::new());
+            self.refused.push((ticket, why));
+            return;
+        }
+        self.replays.waiting.push_back(Replay {
+            slot,
+            entry: own,
+            request: entry.request,
+            suspect: entry.starts >= SUSPECT,
+        });
+    }
+
+    /// Whether a suspect is to be left alone with the disk.
+    pub(super) fn is_alone(&self) -> bool {
+        self.replays.alone && self.table.in_flight() > 0
+    }
+
+    /// Starts what an earlier process left, as far as it may be started now. Each is marked before anything is done about it, so
+    /// that a crash tells who was at work.
+    pub(super) fn take_again(&mut self) {
+        while self.backlog.is_empty() && !self.is_alone() {
+            let Some(next) = self.replays.waiting.front() else {
+                return;
+            };
+            let suspect = next.suspect && !cfg!(ringfence_weaken = "journal_suspect");
+            if suspect && (self.table.in_flight() > 0 || !self.fresh.is_empty()) {
+                return;
+            }
+            let Some(next) = self.replays.waiting.pop_front() else {
+                return;
+            };
+            self.replays.alone = suspect;
+            self.journal.restart(&next.entry);
+            self.accept(next.slot, next.entry, &next.request);
+            if suspect {
+                return;
+            }
+        }
+    }
+}

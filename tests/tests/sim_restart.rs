@@ -1,0 +1,115 @@
+//! A backend that dies at every single step, and a guest that does not notice: every acknowledged write is read back, every
+//! request is answered exactly once, nothing old is written after a number, a grant or a page was used again.
+
+use ringfence_core::platform::Channel;
+use ringfence_tests::crash_rig::{LANES, Rig};
+
+/// Requests of the guest in one run.
+const REQUESTS: usize = 16;
+
+/// Runs until it ends before the step at which the first life is to end; says how many steps that were.
+fn every_step(seed: u64, mut run: impl FnMut(&mut Rig, u64)) -> u64 {
+    for step in 0..5000 {
+        let mut rig = Rig::new(seed, REQUESTS);
+        run(&mut rig, step);
+        rig.check();
+        if rig.deaths == 0 {
+            return step;
+        }
+    }
+    panic!("no end");
+}
+
+#[test]
+fn one_death_at_every_step() {
+    for seed in 0..4 {
+        let steps = every_step(seed, |rig, step| rig.run(&[step]));
+        let least = 20 * REQUESTS as u64;
+        assert!(steps > least, "{steps} steps are too few to be all of them");
+    }
+}
+
+#[test]
+fn a_second_death_at_any_step_of_the_recovery() {
+    for seed in 100..102 {
+        every_step(seed, |rig, step| rig.run(&[step, (step * 7 + seed) % 40]));
+    }
+}
+
+#[test]
+fn a_recovery_that_dies_at_every_step() {
+    for first in [150, 311] {
+        let mut second = 0;
+        loop {
+            let mut rig = Rig::new(first, REQUESTS);
+            rig.run(&[first, second]);
+            rig.check();
+            if rig.deaths < 2 {
+                break;
+            }
+            second += 1;
+        }
+        assert!(second > 20, "{second} steps are no recovery");
+    }
+}
+
+/// What the fence is for: without it, what a dead process had submitted lands on what the guest wrote since.
+#[test]
+fn without_the_fence_an_old_write_lands_late() {
+    let noticed = (0..40).any(|seed| {
+        std::panic::catch_unwind(|| {
+            for step in (100..600).step_by(9) {
+                let mut rig = Rig::new(seed, REQUESTS);
+                rig.fence = false;
+                rig.run(&[step]);
+                rig.check();
+            }
+        })
+        .is_err()
+    });
+    assert!(
+        noticed,
+        "the storage is too kind for these tests to mean anything"
+    );
+}
+
+#[test]
+fn a_request_that_kills_is_done_alone_and_then_no_more() {
+    let mut rig = Rig::new(1, 0);
+    rig.storage.borrow_mut().poison = Some(0xBD);
+    for lane in 0..LANES {
+        rig.guest.write(lane, if lane == 3 { 0xBD } else { 7 });
+    }
+    let mut most = Vec::new();
+    let done = (0..8).any(|_| {
+        let Some(Ok(mut backend)) = rig.start() else {
+            panic!("it dies later");
+        };
+        let done = rig.live(&mut backend);
+        most.push(rig.storage.borrow().most);
+        done
+    });
+    assert!(done, "it ends");
+    assert_eq!(rig.deaths, 3);
+    assert_eq!(rig.guest.errors, [3], "only the one that kills fails");
+    assert_eq!(most[2], 1, "after two deaths one at a time");
+    let written = rig.guest.acknowledged;
+    let sevens = u64::from_le_bytes([7; 8]);
+    assert_eq!(
+        written[..LANES],
+        [sevens, sevens, sevens, 0, sevens, sevens]
+    );
+}
+
+#[test]
+fn an_idle_ring_is_taken_over_without_a_word() {
+    let mut rig = Rig::new(5, REQUESTS);
+    rig.run(&[]);
+    let Some(Ok(backend)) = rig.start() else {
+        panic!("nothing is left");
+    };
+    assert!(backend.is_idle());
+    // Whoever died may have done so before ringing.
+    rig.world.settle();
+    assert_eq!(rig.guest.channel.take_pending(), Ok(true));
+}
