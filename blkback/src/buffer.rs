@@ -79,44 +79,78 @@ impl core::fmt::Debug for Buffer {
     }
 }
 
-/// The buffers of one engine: made when first needed, at most `limit`, kept until the engine ends.
+/// Buffers of 1, 2, 4 pages and so on: up to what the largest request takes.
+const CLASSES: usize = 9;
+
+/// The buffers of one engine: made when first needed, in sizes that are powers of two, kept until the engine ends or their room
+/// is needed for another size.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    free: Vec<Buffer>,
-    pages: usize,
-    to_make: usize,
+    /// Idle ones, by class.
+    free: [Vec<Buffer>; CLASSES],
+    /// Pages that may still be made.
+    left: usize,
+}
+
+/// Why there is no buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NoBuffer {
+    /// Not now: others have to come back first.
+    Now,
+    /// Never: it is more than the largest holds.
+    Ever,
 }
 
 impl Pool {
-    /// Room for `limit` buffers of `pages` pages each.
-    pub(crate) fn new(limit: usize, pages: usize) -> Self {
+    /// Room for buffers of `pages` pages together, but always for one of the largest.
+    pub(crate) fn new(pages: usize) -> Self {
         Self {
-            free: Vec::with_capacity(limit),
-            pages,
-            to_make: limit,
+            free: core::array::from_fn(|_| Vec::new()),
+            left: pages.max(Self::pages(CLASSES.saturating_sub(1))),
         }
     }
 
-    /// A buffer of `len` bytes, or `None` when all are in use or `len` is more than one holds.
-    pub(crate) fn get(&mut self, len: usize) -> Option<Buffer> {
-        if len > self.pages.saturating_mul(PAGE) {
-            return None;
-        }
-        let mut buffer = match self.free.pop() {
+    fn pages(class: usize) -> usize {
+        u32::try_from(class)
+            .ok()
+            .and_then(|class| 1usize.checked_shl(class))
+            .unwrap_or(usize::MAX)
+    }
+
+    /// A buffer of `len` bytes.
+    pub(crate) fn get(&mut self, len: usize) -> Result<Buffer, NoBuffer> {
+        let class = len.div_ceil(PAGE).max(1).next_power_of_two().ilog2();
+        let class = usize::try_from(class).unwrap_or(usize::MAX);
+        let idle = self.free.get_mut(class).ok_or(NoBuffer::Ever)?;
+        let mut buffer = match idle.pop() {
             Some(buffer) => buffer,
-            None => {
-                self.to_make = self.to_make.checked_sub(1)?;
-                Buffer::with_pages(self.pages)
-            }
+            None => self.make(Self::pages(class))?,
         };
         buffer.set_len(len);
-        Some(buffer)
+        Ok(buffer)
+    }
+
+    fn make(&mut self, pages: usize) -> Result<Buffer, NoBuffer> {
+        for idle in self.free.iter_mut().rev() {
+            while self.left < pages {
+                let Some(buffer) = idle.pop() else { break };
+                self.left = self.left.saturating_add(buffer.pages.len());
+            }
+        }
+        self.left = self.left.checked_sub(pages).ok_or(NoBuffer::Now)?;
+        Ok(Buffer::with_pages(pages))
     }
 
     /// Takes a buffer back. The one of a flush, which has no pages, is dropped.
     pub(crate) fn put(&mut self, buffer: Buffer) {
-        if buffer.capacity() > 0 && self.free.len() < self.free.capacity() {
-            self.free.push(buffer);
+        let Some(class) = buffer.pages.len().checked_ilog2() else {
+            return;
+        };
+        if let Some(idle) = self
+            .free
+            .get_mut(usize::try_from(class).unwrap_or(usize::MAX))
+        {
+            idle.push(buffer);
         }
     }
 }
@@ -127,14 +161,26 @@ mod tests {
 
     #[test]
     fn buffers_are_page_aligned_and_bounded() {
-        let mut pool = Pool::new(2, 11);
+        let mut pool = Pool::new(300);
         let a = pool.get(512).unwrap();
-        let b = pool.get(11 * PAGE).unwrap();
-        assert!(pool.get(512).is_none(), "two were promised");
+        let b = pool.get(256 * PAGE).unwrap();
         assert_eq!(a.bytes().as_ptr().align_offset(PAGE), 0);
-        assert_eq!((a.len(), b.bytes().len()), (512, 11 * PAGE));
+        assert_eq!((a.len(), b.bytes().len()), (512, 256 * PAGE));
+        assert_eq!((a.capacity(), b.capacity()), (PAGE, 256 * PAGE));
+        let c = pool.get(17 * PAGE).unwrap();
+        assert_eq!(c.capacity(), 32 * PAGE);
+        assert_eq!(pool.get(16 * PAGE).unwrap_err(), NoBuffer::Now);
+        assert_eq!(pool.get(256 * PAGE + 1).unwrap_err(), NoBuffer::Ever);
+        let place = a.bytes().as_ptr();
         pool.put(a);
-        assert_eq!(pool.get(1024).unwrap().len(), 1024);
-        assert!(pool.get(11 * PAGE + 1).is_none());
+        assert_eq!(pool.get(1024).unwrap().bytes().as_ptr(), place, "the same");
+        // What is idle makes room for other sizes.
+        pool.put(b);
+        for _ in 0..16 {
+            pool.get(16 * PAGE).unwrap();
+        }
+        assert_eq!(pool.get(16 * PAGE).unwrap_err(), NoBuffer::Now);
+        pool.put(c);
+        assert!(pool.get(16 * PAGE).is_ok());
     }
 }

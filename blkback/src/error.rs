@@ -19,7 +19,21 @@ pub enum Refusal {
     ReadOnly(Op),
     /// A read or write with no segment or more than a request holds, or a flush with any.
     #[error("nr_segments {0}")]
-    Segments(u8),
+    Segments(u16),
+    /// An indirect request for anything but a read or a write.
+    #[error("indirect_op {0}")]
+    IndirectOperation(Op),
+    /// A page of segments could not be copied.
+    #[error("indirect_grefs[{index}]: grant copy: {status}")]
+    IndirectGrant {
+        /// Which page.
+        index: usize,
+        /// What the grant table said.
+        status: GrantStatus,
+    },
+    /// A discard with a flag that nobody defined.
+    #[error("discard flag {0:#x}")]
+    DiscardFlag(u8),
     /// A segment that does not lie within its page, or ends before it begins.
     #[error("segment {index}: first_sect {first} and last_sect {last}")]
     Segment {

@@ -6,14 +6,14 @@ use ringfence_core::platform::{GrantCopy, GrantStatus, Platform};
 use ringfence_core::wire::blkif::MAX_SEGMENTS_PER_REQUEST;
 
 use crate::error::Refusal;
+use crate::negotiate::MAX_INDIRECT;
 use crate::sink::{Io, IoOp};
 use crate::stats::Stats;
 use crate::ticket::Ticket;
 
-/// Requests in one call: what a ring of one page holds.
-const REQUESTS: usize = 32;
-/// Pages in one call.
-const PAGES: usize = REQUESTS * MAX_SEGMENTS_PER_REQUEST;
+/// Pages in one call: what a ring of one page holds, or the largest indirect request.
+const PAGES: usize = 32 * MAX_SEGMENTS_PER_REQUEST;
+const _: () = assert!(PAGES >= MAX_INDIRECT as usize);
 
 /// A request with its buffer, before or after the disk has seen it.
 pub(crate) struct Staged {
@@ -44,7 +44,7 @@ impl Staged {
     /// One element per page, in order.
     fn push_ops<'a>(&'a mut self, copy: Copy, ops: &mut Vec<GrantCopy<'a>, PAGES>) {
         let mut rest = self.io.buffer.bytes_mut();
-        for run in &self.ticket.runs {
+        for run in self.ticket.runs.iter() {
             let Some((bytes, after)) = rest.split_at_mut_checked(usize::from(run.len)) else {
                 return;
             };
@@ -53,10 +53,23 @@ impl Staged {
                 Copy::Reads => GrantCopy::to_peer(run.gref, run.offset, bytes),
                 Copy::Writes => GrantCopy::from_peer(run.gref, run.offset, bytes),
             };
-            // There is room: a chunk has at most `REQUESTS` requests.
+            // There is room: `split` saw to it.
             let _ = ops.push(op);
         }
     }
+}
+
+/// As many requests from the front as one call takes, at least one; and the others.
+fn split(staged: &mut [Staged], which: Copy) -> (&mut [Staged], &mut [Staged]) {
+    let mut pages = 0usize;
+    let fit = staged.iter().take_while(|request| {
+        if request.takes_part(which) {
+            pages = pages.saturating_add(request.ticket.runs.len());
+        }
+        pages <= PAGES
+    });
+    let at = fit.count().clamp(1, staged.len().max(1));
+    staged.split_at_mut_checked(at).unwrap_or_default()
 }
 
 /// Copies the pages of all requests that take part. One that has a bad page fails alone, whichever page it is (XSA-361).
@@ -67,7 +80,10 @@ pub(crate) fn copy<P: Platform>(
     which: Copy,
     stats: &Stats,
 ) {
-    for chunk in staged.chunks_mut(REQUESTS) {
+    let mut rest = staged;
+    while !rest.is_empty() {
+        let chunk;
+        (chunk, rest) = split(rest, which);
         let mut statuses = Vec::<GrantStatus, PAGES>::new();
         let result = {
             let mut ops = Vec::<GrantCopy<'_>, PAGES>::new();

@@ -221,24 +221,6 @@ fn xsa_142_a_read_only_disk_is_not_written() {
 }
 
 #[test]
-fn cve_2013_2140_no_other_operation_reaches_a_disk() {
-    for mode in ["r", "w"] {
-        let (mut rig, mut guest, bystander) = scene(mode);
-        let gref = guest.page.grant_ref();
-        for number in (2u8..=255).filter(|number| Op(*number) != Op::FLUSH_DISKCACHE) {
-            let segments = [(gref, 0, 7), (gref, 1, 1)];
-            for count in [0, 1, 2] {
-                // As a discard: `flag` is the number of segments; as an indirect request: the operation inside.
-                let bad = request(4, Op(number), 0, &segments[..count]);
-                assert_eq!(guest.ask(&mut rig, &bad), Status::EOPNOTSUPP, "{number}");
-            }
-        }
-        assert!(untouched(&rig, &guest));
-        drop(bystander);
-    }
-}
-
-#[test]
 fn lba_sectors_that_the_disk_does_not_have() {
     let (mut rig, mut guest, bystander) = scene("w");
     let gref = guest.page.grant_ref();

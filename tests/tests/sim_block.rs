@@ -38,6 +38,11 @@ fn what_the_frontend_is_told() {
         ("max-ring-page-order", "4"),
         ("max-ring-pages", "16"),
         ("multi-queue-max-queues", "4"),
+        ("feature-max-indirect-segments", "256"),
+        ("feature-discard", "1"),
+        ("discard-granularity", "512"),
+        ("discard-alignment", "0"),
+        ("discard-secure", "1"),
         ("sectors", "1000"),
         ("sector-size", "512"),
         ("physical-sector-size", "512"),
@@ -51,6 +56,10 @@ fn what_the_frontend_is_told() {
         rig.node(&guest.back_dir, "info").as_deref(),
         Some("4"),
         "VDISK_READONLY"
+    );
+    assert_eq!(
+        rig.node(&guest.back_dir, "feature-discard").as_deref(),
+        Some("0")
     );
 }
 

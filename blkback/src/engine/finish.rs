@@ -73,6 +73,9 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         let response = ticket.response(status);
         self.ring.respond(ticket.slot, response);
         self.answered.push(ticket.entry);
+        if let Some(room) = ticket.runs.into_room() {
+            self.rooms.push(room);
+        }
     }
 
     /// Shows all answers and rings the doorbell if the frontend asked for it.

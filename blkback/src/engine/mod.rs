@@ -5,6 +5,7 @@
 //! ([`Engine::wake`]).
 
 mod finish;
+mod gather;
 mod recover;
 mod ring;
 mod take;
@@ -18,6 +19,7 @@ use ringfence_core::platform::{Access, Platform};
 use ringfence_core::wire::blkif::{Abi, MAX_SEGMENTS_PER_REQUEST};
 use ringfence_ring::Armed;
 
+use self::gather::Waiting;
 use self::recover::Replays;
 use self::ring::Ring;
 use crate::buffer::{Buffer, Pool};
@@ -25,12 +27,18 @@ use crate::error::{AttachError, EngineError, IoError, Refusal};
 use crate::grants::Staged;
 use crate::journal::{self, Journal, Unjournaled};
 use crate::negotiate::RingNodes;
+use crate::request::Run;
 use crate::sink::{Disk, Io, IoOp, Tag};
 use crate::stats::Stats;
 use crate::ticket::{Table, Ticket};
 
 /// The tag of a flush that no frontend asked for.
 const OWN_FLUSH: Tag = Tag::new(u16::MAX);
+
+/// Pages of all buffers of a ring together: enough for a ring of one page full of requests that carry their segments, or for
+/// four of the largest. Who asks for more waits.
+const BUFFER_PAGES: usize = 1056;
+const _: () = assert!(32 * MAX_SEGMENTS_PER_REQUEST.next_power_of_two() <= BUFFER_PAGES);
 
 /// What a step did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -50,6 +58,8 @@ pub struct Progress {
 pub struct Terms {
     /// The layout of the requests.
     pub abi: Abi,
+    /// The most segments of an indirect request; with 0 there are none.
+    pub indirect_segments: u16,
 }
 
 /// One ring of a connected disk.
@@ -63,6 +73,11 @@ pub struct Engine<P: Platform, J: Journal = Unjournaled> {
     stats: Arc<Stats>,
     table: Table,
     pool: Pool,
+    indirect_segments: u16,
+    /// Memory of indirect requests' runs that are answered.
+    rooms: Vec<Vec<Run>>,
+    /// Taken, and not yet ready for the disk.
+    waiting: VecDeque<Waiting>,
     /// Taken in this step, with their buffers.
     fresh: Vec<Staged>,
     /// Taken in this step, and no operation.
@@ -130,7 +145,9 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             Err(error) => return Err((disk, error.into())),
         };
         journal.start(ring.rsp_prod());
-        Ok(Self::over(platform, peer, ring, channel, disk, journal))
+        Ok(Self::over(
+            platform, peer, ring, channel, terms, disk, journal,
+        ))
     }
 
     fn over(
@@ -138,6 +155,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         peer: DomId,
         ring: Ring<P::Mapping>,
         channel: P::Channel,
+        terms: &Terms,
         disk: Disk,
         journal: J,
     ) -> Self {
@@ -152,7 +170,10 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             disk,
             journal,
             table: Table::new(size),
-            pool: Pool::new(room, MAX_SEGMENTS_PER_REQUEST),
+            pool: Pool::new(BUFFER_PAGES),
+            indirect_segments: terms.indirect_segments,
+            rooms: Vec::new(),
+            waiting: VecDeque::new(),
             fresh: Vec::with_capacity(room),
             refused: Vec::with_capacity(room),
             done: Vec::with_capacity(room),
@@ -198,6 +219,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     /// Whether everything that was taken is answered, and no flush of [`flush`](Self::flush) is on its way.
     pub fn is_idle(&self) -> bool {
         self.table.in_flight() == 0
+            && self.waiting.is_empty()
             && self.own_flush != OwnFlush::Running
             && self.replays.is_empty()
             && self.refused.is_empty()
@@ -243,6 +265,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         } else {
             self.take(budget)
         };
+        self.gather();
         answered = answered.saturating_add(self.start());
         self.disk.kick();
         // Some disks finish at once: their answers go out with the same doorbell.
@@ -252,15 +275,21 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             self.journal.commit(self.ring.req_cons());
         }
         let waits = !self.replays.is_empty() && self.table.in_flight() == 0;
+        let held_up = answered > 0 && self.is_held_up();
         match fault {
             Some(fault) => Err(fault.into()),
             None => Ok(Progress {
                 taken,
                 answered,
-                more: waits || (taken == budget && budget > 0),
+                more: waits || (taken == budget && budget > 0) || held_up,
                 refused: self.last_refusal,
             }),
         }
+    }
+
+    /// Whether something waits for what those that were answered may have given back.
+    fn is_held_up(&self) -> bool {
+        !self.waiting.is_empty() || !self.backlog.is_empty()
     }
 
     /// Asks to be rung at the next request and looks once more. While the engine can take nothing, the disk's descriptor is

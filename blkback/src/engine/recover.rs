@@ -72,7 +72,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             Ok(plan) => plan,
             Err(error) => return Err((disk, error.into())),
         };
-        let mut engine = Self::over(platform, peer, ring, channel, disk, journal);
+        let mut engine = Self::over(platform, peer, ring, channel, terms, disk, journal);
         for number in plan.stale {
             engine.journal.clear(journal::Slot::new(number));
         }
@@ -128,13 +128,13 @@ impl<P: Platform, J: Journal> Engine<P, J> {
 
     /// Whether a suspect is to be left alone with the disk.
     pub(super) fn is_alone(&self) -> bool {
-        self.replays.alone && self.table.in_flight() > 0
+        self.replays.alone && (self.table.in_flight() > 0 || !self.waiting.is_empty())
     }
 
     /// Starts what an earlier process left, as far as it may be started now. Each is marked before anything is done about it, so
     /// that a crash tells who was at work.
     pub(super) fn take_again(&mut self) {
-        while self.backlog.is_empty() && !self.is_alone() {
+        while self.backlog.is_empty() && self.waiting.is_empty() && !self.is_alone() {
             let Some(next) = self.replays.waiting.front() else {
                 return;
             };

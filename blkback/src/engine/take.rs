@@ -5,17 +5,19 @@ use ringfence_core::wire::blkif::RequestNative;
 use ringfence_ring::{PeerFault, Slot};
 
 use super::Engine;
-use crate::buffer::Buffer;
+use super::gather::{Waiting, Want};
+use crate::buffer::{Buffer, NoBuffer};
 use crate::error::{IoError, Refusal};
 use crate::grants::{Copy, Staged, copy};
 use crate::journal::{self, Journal};
 use crate::request::{Echo, Op, Runs, parse};
-use crate::sink::{Io, IoOp, Rejected, Tag};
+use crate::sink::{Io, IoOp, Rejected};
 use crate::ticket::Ticket;
 
 impl<P: Platform, J: Journal> Engine<P, J> {
     pub(super) fn can_take(&self) -> bool {
         self.backlog.is_empty()
+            && self.waiting.is_empty()
             && self.table.room() > 0
             && self.replays.is_empty()
             && !self.is_alone()
@@ -25,7 +27,10 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     pub(super) fn take(&mut self, budget: u32) -> (u32, Option<PeerFault>) {
         let mut taken = 0u32;
         let mut fault = None;
-        while taken < budget && self.can_take() {
+        if !self.can_take() {
+            return (0, None);
+        }
+        while taken < budget && self.table.room() > 0 {
             match self.ring.take() {
                 Ok(Some((request, slot))) => self.enter(&request, slot),
                 Ok(None) => break,
@@ -54,35 +59,55 @@ impl<P: Platform, J: Journal> Engine<P, J> {
 
     /// Prepares a request that is in the journal.
     pub(super) fn accept(&mut self, slot: Slot, entry: journal::Slot, request: &RequestNative) {
-        match self.stage(request) {
-            Ok((op, buffer, runs)) => {
-                let io = Io {
-                    tag: Tag::new(entry.number()),
-                    op,
-                    buffer,
-                };
-                let ticket = ticket(slot, entry, request, runs);
-                self.fresh.push(Staged {
-                    ticket,
-                    io,
-                    outcome: Ok(()),
-                });
+        let mut ticket = ticket(slot, entry, request, Runs::new());
+        let lost = Refusal::from(IoError::FlushLost);
+        let (op, bytes) = match parse(request, self.disk.geometry(), self.indirect_segments) {
+            Err(why) => return self.refused.push((ticket, why)),
+            Ok(Op::Flush) if self.journal.is_flush_lost() => {
+                return self.refused.push((ticket, lost));
             }
-            Err(why) => self
-                .refused
-                .push((ticket(slot, entry, request, Runs::new()), why)),
-        }
-    }
-
-    fn stage(&mut self, request: &RequestNative) -> Result<(IoOp, Buffer, Runs), Refusal> {
-        let (op, transfer) = match parse(request, self.disk.geometry())? {
-            Op::Read(transfer) => (IoOp::Read(transfer.sector), transfer),
-            Op::Write(transfer) => (IoOp::Write(transfer.sector), transfer),
-            Op::Flush if self.journal.is_flush_lost() => return Err(IoError::FlushLost.into()),
-            Op::Flush => return Ok((IoOp::Flush, Buffer::empty(), Runs::new())),
+            Ok(Op::Flush) => (IoOp::Flush, 0),
+            Ok(Op::Discard {
+                sector,
+                count,
+                secure,
+            }) => {
+                let op = IoOp::Discard {
+                    sector,
+                    count,
+                    secure,
+                };
+                (op, 0)
+            }
+            Ok(Op::Read(transfer)) => {
+                ticket.runs = transfer.runs;
+                (IoOp::Read(transfer.sector), transfer.bytes)
+            }
+            Ok(Op::Write(transfer)) => {
+                ticket.runs = transfer.runs;
+                (IoOp::Write(transfer.sector), transfer.bytes)
+            }
+            Ok(Op::Indirect(indirect)) => {
+                let want = Want::Segments(indirect);
+                return self.waiting.push_back(Waiting { ticket, want });
+            }
         };
-        let buffer = self.pool.get(transfer.bytes).ok_or(Refusal::Exhausted)?;
-        Ok((op, buffer, transfer.runs))
+        if bytes == 0 {
+            return self.stage(ticket, op, Buffer::empty());
+        }
+        // Nobody overtakes who waits, or a large request would wait for ever.
+        let buffer = match self.waiting.is_empty() {
+            true => self.pool.get(bytes),
+            false => Err(NoBuffer::Now),
+        };
+        match buffer {
+            Ok(buffer) => self.stage(ticket, op, buffer),
+            Err(NoBuffer::Now) => {
+                let want = Want::Buffer(op, bytes);
+                self.waiting.push_back(Waiting { ticket, want });
+            }
+            Err(NoBuffer::Ever) => self.refused.push((ticket, Refusal::Exhausted)),
+        }
     }
 
     /// Answers what was refused and hands the rest to the disk.

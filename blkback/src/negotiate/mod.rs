@@ -13,6 +13,9 @@ use thiserror::Error;
 /// The most queues that any backend offers.
 pub const MAX_QUEUES: u16 = 16;
 
+/// The most segments of an indirect request that any backend offers, as Linux does: 1 MiB.
+pub const MAX_INDIRECT: u16 = 256;
+
 /// What a backend offers beyond what its disk can do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offer {
@@ -20,6 +23,8 @@ pub struct Offer {
     pub ring_page_order: u32,
     /// The most queues: 1 to [`MAX_QUEUES`]. With 1 nothing is said of others.
     pub queues: u16,
+    /// The most segments of an indirect request: at most [`MAX_INDIRECT`]. With 0 there are none.
+    pub indirect_segments: u16,
 }
 
 impl Default for Offer {
@@ -27,6 +32,7 @@ impl Default for Offer {
         Self {
             ring_page_order: MAX_RING_PAGE_ORDER,
             queues: 4,
+            indirect_segments: MAX_INDIRECT,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Our own nodes.
 
-use ringfence_core::store::{Store, StoreError, StoreExt};
+use ringfence_core::store::{Store, StoreError, StoreExt, Tx};
 use ringfence_core::wire::blkif::{MAX_RING_PAGE_ORDER, VDISK_READONLY};
 
-use super::{MAX_QUEUES, Offer};
+use super::{MAX_INDIRECT, MAX_QUEUES, Offer};
 use crate::sink::Geometry;
 
 /// Writes what the frontend must know before it makes its rings.
@@ -28,8 +28,30 @@ pub fn write_features<S: Store>(
         if queues > 1 {
             store.write_u32(tx, dir, "multi-queue-max-queues", queues.into())?;
         }
-        Ok(())
+        let segments = offer.indirect_segments.min(MAX_INDIRECT);
+        if segments > 0 {
+            let node = "feature-max-indirect-segments";
+            store.write_u32(tx, dir, node, segments.into())?;
+        }
+        write_discard(store, tx, dir, geometry)
     })
+}
+
+/// Granularity and alignment go together; what was written before the disk was known may not hold any more.
+fn write_discard<S: Store>(
+    store: &mut S,
+    tx: Tx,
+    dir: &str,
+    geometry: &Geometry,
+) -> Result<(), StoreError> {
+    let discard = geometry.discard.filter(|_| !geometry.read_only);
+    store.write_u32(tx, dir, "feature-discard", u32::from(discard.is_some()))?;
+    if let Some(discard) = discard {
+        store.write_u32(tx, dir, "discard-granularity", discard.granularity)?;
+        store.write_u32(tx, dir, "discard-alignment", discard.alignment)?;
+        store.write_u32(tx, dir, "discard-secure", u32::from(discard.secure))?;
+    }
+    Ok(())
 }
 
 /// Writes what the disk is like; must be there before state 4.

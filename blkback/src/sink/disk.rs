@@ -71,6 +71,13 @@ impl Disk {
         self
     }
 
+    /// The same disk, of which nothing is ever given back.
+    #[must_use]
+    pub fn without_discard(mut self) -> Self {
+        self.geometry.discard = None;
+        self
+    }
+
     /// What the disk is like.
     pub const fn geometry(&self) -> &Geometry {
         &self.geometry

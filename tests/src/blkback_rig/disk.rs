@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use ringfence_blkback::error::IoError;
 use ringfence_blkback::service::{DiskError, Disks};
-use ringfence_blkback::sink::{DiskIo, Done, Geometry, Io, IoOp};
+use ringfence_blkback::sink::{Discard, DiskIo, Done, Geometry, Io, IoOp};
 use ringfence_blkback::stats::Stats;
 use ringfence_core::ids::SectorCount;
 
-/// Size of every disk, in sectors of 512 bytes.
+/// Size of every disk to begin with, in sectors of 512 bytes.
 pub const SECTORS: u64 = 1000;
 
 /// What one disk has seen and holds.
@@ -25,6 +25,10 @@ pub struct Shared {
     pub hold: bool,
     /// Flushes fail.
     pub fail_flush: bool,
+    /// What it says of discards when it is opened.
+    pub discard: Option<Discard>,
+    /// Its size.
+    pub sectors: u64,
     /// How often the disk was opened.
     pub opened: u32,
     held: VecDeque<Io>,
@@ -38,6 +42,11 @@ impl Shared {
             seen: Vec::with_capacity(1 << 16),
             hold: false,
             fail_flush: false,
+            discard: Some(Discard {
+                secure: true,
+                ..Discard::new(512)
+            }),
+            sectors: SECTORS,
             opened: 0,
             held: VecDeque::with_capacity(64),
             done: VecDeque::with_capacity(64),
@@ -97,7 +106,15 @@ struct Recording(Rc<RefCell<Shared>>);
 
 impl DiskIo for Recording {
     fn geometry(&self) -> Geometry {
-        Geometry::new(SectorCount::new(SECTORS))
+        let shared = self.0.borrow();
+        Geometry {
+            discard: shared.discard,
+            ..Geometry::new(SectorCount::new(shared.sectors))
+        }
+    }
+
+    fn refresh(&mut self) -> Geometry {
+        self.geometry()
     }
 
     fn submit(&mut self, io: Io) -> Result<(), Io> {

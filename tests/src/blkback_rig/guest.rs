@@ -4,12 +4,14 @@ use ringfence_blkback::BlkifNative;
 use ringfence_core::ids::{DomId, GrantRef};
 use ringfence_core::platform::{Access, Channel, Granted, Platform};
 use ringfence_core::store::{StoreExt, Tx};
-use ringfence_core::wire::blkif::{Op, RequestNative, ResponseNative, Segment, Status};
+use ringfence_core::wire::blkif::{
+    Op, RequestDiscardNative, RequestIndirectNative, RequestNative, ResponseNative, Segment, Status,
+};
 use ringfence_core::xenbus::{Class, paths};
 use ringfence_core::{PAGE, SharedMem};
 use ringfence_ring::Front;
 use ringfence_sim::{Sim, SimChannel, SimGranted, SimStore, World};
-use zerocopy::FromZeros;
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::{BACK, Rig, backend_dir};
 
@@ -201,4 +203,43 @@ pub fn read(id: u64, sector: u64, gref: GrantRef) -> RequestNative {
 /// A write of a whole page.
 pub fn write(id: u64, sector: u64, gref: GrantRef) -> RequestNative {
     request(id, Op::WRITE, sector, &[(gref, 0, 7)])
+}
+
+/// A discard.
+pub fn discard(id: u64, sector: u64, sectors: u64, flag: u8) -> RequestNative {
+    let mut discard = RequestDiscardNative::new_zeroed();
+    discard.operation = Op::DISCARD;
+    discard.flag = flag;
+    discard.id = id;
+    discard.sector_number = sector;
+    discard.nr_sectors = sectors;
+    discard.into()
+}
+
+/// An indirect request whose segments are in these pages already.
+pub fn indirect(id: u64, op: Op, sector: u64, segments: u16, pages: &[GrantRef]) -> RequestNative {
+    let mut indirect = RequestIndirectNative::new_zeroed();
+    indirect.operation = Op::INDIRECT;
+    indirect.indirect_op = op;
+    indirect.nr_segments = segments;
+    indirect.id = id;
+    indirect.sector_number = sector;
+    for (to, gref) in indirect.indirect_grefs.iter_mut().zip(pages) {
+        *to = gref.get();
+    }
+    indirect.into()
+}
+
+/// Writes segments into a page, from this one on: page, first sector, last sector.
+pub fn write_segments(page: &SimGranted, from: usize, segments: &[(GrantRef, u8, u8)]) {
+    for (index, (gref, first, last)) in segments.iter().enumerate() {
+        let gref = gref.get();
+        let segment = Segment {
+            gref,
+            first_sect: *first,
+            last_sect: *last,
+            pad: [0; 2],
+        };
+        page.write((from + index) * 8, segment.as_bytes());
+    }
 }

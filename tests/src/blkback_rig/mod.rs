@@ -5,7 +5,7 @@ mod guest;
 mod rings;
 
 pub use disk::{RecordingDisks, SECTORS, Shared};
-pub use guest::{Guest, read, request, write};
+pub use guest::{Guest, discard, indirect, read, request, write, write_segments};
 pub use rings::{OtherRing, Pages};
 
 use std::time::Duration;
@@ -154,6 +154,12 @@ impl Rig {
             .toolstack
             .read_opt::<heapless::String<300>>(Tx::NONE, dir, name);
         value.expect("dom0 may").map(|text| text.to_string())
+    }
+
+    /// The toolstack writes a node.
+    pub fn set(&mut self, dir: &str, name: &str, value: &str) {
+        let written = self.toolstack.write_str(Tx::NONE, dir, name, value);
+        written.expect("dom0 may");
     }
 
     /// The text of the device's `error` node, empty if there is none.

@@ -140,10 +140,22 @@ impl<P: Platform> Device<'_, P> {
             Err(FieldError::Store { error, .. }) => return Err(error),
             Err(error) => return Ok(Err(error.to_string())),
         };
+        // As Linux has it: a toolstack that means to forbid it says 0.
+        let discard = match store.read_opt::<bool>(Tx::NONE, &self.dir, "discard-enable") {
+            Ok(enabled) => enabled.unwrap_or(true),
+            Err(FieldError::Store { error, .. }) => return Err(error),
+            Err(error) => return Ok(Err(error.to_string())),
+        };
         Ok(match disks.open(&self.dir, read_only, &self.stats) {
             Ok(io) => {
-                let disk = Disk::with_stats(io, self.stats.clone());
-                self.disk = Some(if read_only { disk.read_only() } else { disk });
+                let mut disk = Disk::with_stats(io, self.stats.clone());
+                if read_only {
+                    disk = disk.read_only();
+                }
+                if !discard {
+                    disk = disk.without_discard();
+                }
+                self.disk = Some(disk);
                 Ok(())
             }
             Err(error) => Err(error.to_string()),

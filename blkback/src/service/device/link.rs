@@ -75,7 +75,10 @@ impl<'p, P: Platform> Device<'p, P> {
             self.disk = Some(disk);
             return Err((true, format!("queue-{queue} has no nodes")));
         };
-        let terms = Terms { abi: frontend.abi };
+        let terms = Terms {
+            abi: frontend.abi,
+            indirect_segments: self.offer.indirect_segments,
+        };
         let engine = match Engine::connect(platform, self.id.front, nodes, &terms, disk) {
             Ok(engine) => engine,
             Err((disk, error)) => {
