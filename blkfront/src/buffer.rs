@@ -4,25 +4,35 @@ use core::fmt;
 
 use heapless::Vec;
 use ringfence_core::platform::{Access, GrantError, Granted, Platform};
-use ringfence_core::wire::blkif::{MAX_SEGMENTS_PER_REQUEST, SECTORS_PER_PAGE, Segment};
-use ringfence_core::{DomId, PAGE, Sector, SectorCount, SharedMem};
+use ringfence_core::wire::blkif::{
+    MAX_SEGMENTS_PER_REQUEST, SECTORS_PER_PAGE, SEGMENTS_PER_INDIRECT_PAGE, Segment,
+};
+use ringfence_core::{DomId, GrantRef, PAGE, Sector, SectorCount, SharedMem};
+use zerocopy::IntoBytes;
 
 use crate::BufferError;
 
-/// The most pages a buffer has: as many as a request has direct segments.
+/// The most pages a buffer has unless its type says otherwise: as many as a request has direct segments.
 pub const MAX_PAGES: usize = MAX_SEGMENTS_PER_REQUEST;
 
 const SECTOR: usize = Sector::BYTES as usize;
 
-/// Data of one request: 1 to [`MAX_PAGES`] pages that hold nothing else, zeroed when allocated, and granted to the backend.
+/// Data of one request: 1 to `PAGES` pages (at most 512) that hold nothing else, zeroed when allocated, and granted to the
+/// backend. With more than 11 pages there is one more, for the list of them that an indirect request names.
 ///
 /// **The backend can read these pages at any time** (a grant is a whole page): what is written here is disclosed to it, also
 /// before submitting. Nothing that was in memory before is (XSA-403), and what lies beyond the length of a write is zeroed when
 /// it is submitted. The backend can also write to them at any time: look at what [`read_at`](Self::read_at) copied out.
 ///
 /// Dropping a buffer ends the grants; pages that the backend still has mapped then go to the platform's quarantine (XSA-396).
-pub struct Buffer<P: Platform> {
-    pages: Vec<P::Granted, MAX_PAGES>,
+/// With [persistent grants](crate::Queue::set_persistent) the backend keeps what it saw once mapped until the connection ends:
+/// then keep buffers and use them again.
+///
+/// Memory: `PAGES` times the platform's [`Granted`], and some 80 bytes; the pages themselves are the platform's.
+pub struct Buffer<P: Platform, const PAGES: usize = MAX_PAGES> {
+    pages: Vec<P::Granted, PAGES>,
+    /// The segments of an indirect request, if there can be so many.
+    table: Option<P::Granted>,
     /// Bytes that take part, a multiple of 512.
     len: usize,
     /// Who can reach the pages; nobody once access ended.
@@ -39,21 +49,29 @@ pub(crate) struct Grantee {
     pub(crate) life: u32,
 }
 
-impl<P: Platform> Buffer<P> {
+impl<P: Platform, const PAGES: usize> Buffer<P, PAGES> {
     pub(crate) fn alloc(platform: &P, to: Grantee, pages: usize) -> Result<Self, BufferError> {
-        if pages == 0 || pages > MAX_PAGES {
-            return Err(BufferError::Pages { pages });
+        let refused = BufferError::Pages { pages, max: PAGES };
+        if pages == 0 {
+            return Err(refused);
         }
         let mut granted = Vec::new();
         for _ in 0..pages {
-            let page = platform.alloc(to.peer, Access::ReadWrite)?;
-            if granted.push(page).is_err() {
-                return Err(BufferError::Pages { pages });
+            if granted.is_full() {
+                return Err(refused);
             }
+            let page = platform.alloc(to.peer, Access::ReadWrite)?;
+            let _ = granted.push(page);
+        }
+        let mut table = None;
+        if pages > MAX_SEGMENTS_PER_REQUEST {
+            // Writable as well: backends map everything so that is granted for good (blkif.h, note 8).
+            table = Some(platform.alloc(to.peer, Access::ReadWrite)?);
         }
         let len = pages.saturating_mul(PAGE);
         Ok(Self {
             pages: granted,
+            table,
             len,
             granted: Some(to),
             renewed: None,
@@ -87,6 +105,9 @@ impl<P: Platform> Buffer<P> {
             copy(page, &fresh, bytes);
             *page = fresh;
             self.renewed = Some((to, n.saturating_add(1)));
+        }
+        if let Some(table) = &mut self.table {
+            *table = platform.alloc(to.peer, Access::ReadWrite)?;
         }
         self.granted = Some(to);
         self.renewed = None;
@@ -263,26 +284,55 @@ impl<P: Platform> Buffer<P> {
         self.granted == Some(to)
     }
 
-    /// The segments of a request, and how many there are.
-    pub(crate) fn segments(&self) -> (u8, [Segment; MAX_SEGMENTS_PER_REQUEST]) {
-        let mut segments = [Segment::default(); MAX_SEGMENTS_PER_REQUEST];
-        let mut left = self.len.checked_div(SECTOR).unwrap_or(0);
-        let mut count = 0u8;
-        for (segment, page) in segments.iter_mut().zip(&self.pages) {
-            let run = left.min(SECTORS_PER_PAGE.into());
-            let Some(last) = u8::try_from(run).unwrap_or(0).checked_sub(1) else {
-                break;
-            };
-            *segment = Segment {
+    /// The segments of `sectors` sectors from `first` on, which begins a page.
+    fn segments(&self, first: u64, sectors: u64) -> impl Iterator<Item = Segment> {
+        let per_page = u64::from(SECTORS_PER_PAGE);
+        let skip = first.checked_div(per_page).unwrap_or(0);
+        let pages = self
+            .pages
+            .iter()
+            .skip(usize::try_from(skip).unwrap_or(usize::MAX));
+        pages.scan(sectors, move |left, page| {
+            let run = (*left).min(per_page);
+            let last_sect = u8::try_from(run).ok()?.checked_sub(1)?;
+            *left = left.saturating_sub(run);
+            Some(Segment {
                 gref: page.grant_ref().get(),
                 first_sect: 0,
-                last_sect: last,
+                last_sect,
                 pad: [0; 2],
-            };
-            left = left.saturating_sub(run);
+            })
+        })
+    }
+
+    /// The segments in a request itself, and how many there are.
+    pub(crate) fn direct(
+        &self,
+        first: u64,
+        sectors: u64,
+    ) -> (u8, [Segment; MAX_SEGMENTS_PER_REQUEST]) {
+        let mut seg = [Segment::default(); MAX_SEGMENTS_PER_REQUEST];
+        let mut count = 0u8;
+        for (place, segment) in seg.iter_mut().zip(self.segments(first, sectors)) {
+            *place = segment;
             count = count.saturating_add(1);
         }
-        (count, segments)
+        (count, seg)
+    }
+
+    /// Writes the segments into the page for them: how many, and the page. `None` if there is no such page.
+    pub(crate) fn indirect(&self, first: u64, sectors: u64) -> Option<(u16, GrantRef)> {
+        let table = self.table.as_ref()?;
+        let mut count = 0u16;
+        for segment in self
+            .segments(first, sectors)
+            .take(SEGMENTS_PER_INDIRECT_PAGE)
+        {
+            let at = usize::from(count).saturating_mul(size_of::<Segment>());
+            table.write(at, segment.as_bytes());
+            count = count.saturating_add(1);
+        }
+        Some((count, table.grant_ref()))
     }
 
     /// Ends the backend's access to every page. `false` while it has one of them mapped: then the buffer must not be given
@@ -291,7 +341,7 @@ impl<P: Platform> Buffer<P> {
         // Every page in turn, also behind one that is still mapped. Revoking again what is revoked changes nothing.
         let mut done = true;
         if self.granted.is_some() || self.renewed.is_some() {
-            for page in &mut self.pages {
+            for page in self.pages.iter_mut().chain(&mut self.table) {
                 done &= page.try_revoke().is_ok();
             }
         }
@@ -302,7 +352,7 @@ impl<P: Platform> Buffer<P> {
     }
 }
 
-impl<P: Platform> fmt::Debug for Buffer<P> {
+impl<P: Platform, const PAGES: usize> fmt::Debug for Buffer<P, PAGES> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Never the data.
         f.debug_struct("Buffer")

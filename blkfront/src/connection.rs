@@ -1,9 +1,7 @@
 //! One connection: a ring and a port.
 
-use ringfence_core::platform::{Access, Channel, Platform};
-use ringfence_core::wire::blkif::{
-    DISCARD_SECURE, MAX_SEGMENTS_PER_REQUEST, RequestDiscardNative, RequestNative, Segment,
-};
+use ringfence_core::platform::{Channel, Platform};
+use ringfence_core::wire::blkif::{MAX_SEGMENTS_PER_REQUEST, SECTORS_PER_PAGE};
 use ringfence_core::{DomId, Handle};
 use ringfence_ring::Front;
 use ringfence_ring::blkif::BlkifNative;
@@ -11,13 +9,40 @@ use ringfence_ring::blkif::BlkifNative;
 use crate::error::Doorbell;
 use crate::inflight::Entry;
 use crate::negotiate::Info;
-use crate::{Buffer, Error, Op};
+use crate::sring::RingPages;
+use crate::{Error, Op};
+
+/// How much a request can carry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Pages of a read or a write.
+    pub(crate) segments: u16,
+}
+
+impl Limits {
+    /// What is in the request itself.
+    pub(crate) const DIRECT: Self = Self {
+        segments: MAX_SEGMENTS_PER_REQUEST as u16,
+    };
+
+    /// The same in sectors. There are no indirect barriers.
+    pub(crate) fn sectors(self, op: Op) -> u64 {
+        let pages = match op {
+            Op::Read | Op::Write => self.segments,
+            _ => Self::DIRECT.segments,
+        };
+        u64::from(pages).saturating_mul(SECTORS_PER_PAGE.into())
+    }
+}
 
 /// One connection: its ring and its port.
 pub(crate) struct Connection<P: Platform> {
-    pub(crate) ring: Front<P::Granted, BlkifNative>,
+    pub(crate) ring: Front<RingPages<P::Granted>, BlkifNative>,
     pub(crate) channel: P::Channel,
     pub(crate) peer: DomId,
+    pub(crate) limits: Limits,
+    /// Whether we told the backend that it may keep our pages mapped.
+    pub(crate) persistent: bool,
     /// A doorbell that could not be rung.
     pub(crate) bell_owed: bool,
     /// Set while the states are 4 and 4, or closing.
@@ -27,49 +52,36 @@ pub(crate) struct Connection<P: Platform> {
 }
 
 impl<P: Platform> Connection<P> {
-    pub(crate) fn new(platform: &P, peer: DomId) -> Result<Self, Error> {
-        let page = platform.alloc(peer, Access::ReadWrite)?;
+    /// A ring of `2^order` pages.
+    pub(crate) fn new(
+        platform: &P,
+        peer: DomId,
+        order: u32,
+        persistent: bool,
+    ) -> Result<Self, Error> {
+        let pages = RingPages::alloc(platform, peer, order)?;
         Ok(Self {
-            ring: Front::init(page)?,
+            ring: Front::init(pages)?,
             channel: platform.alloc_unbound(peer)?,
             peer,
+            limits: Limits::DIRECT,
+            persistent,
             bell_owed: false,
             info: None,
             accepting: false,
         })
     }
 
+    /// Requests are taken from now on.
+    pub(crate) fn open(&mut self, info: Info) {
+        self.limits.segments = info.max_pages.max(1);
+        self.info = Some(info);
+        self.accepting = true;
+    }
+
     /// Writes the request. There is room: the caller looked.
-    pub(crate) fn push(&mut self, handle: Handle, entry: &Entry<P>) {
-        let pushed = self.ring.push(&match entry.op {
-            Op::Discard | Op::SecureDiscard => RequestDiscardNative {
-                operation: entry.op.wire(),
-                flag: if entry.op == Op::SecureDiscard {
-                    DISCARD_SECURE
-                } else {
-                    0
-                },
-                handle: handle.get(),
-                pad: [0; 4],
-                id: entry.id,
-                sector_number: entry.sector.get(),
-                nr_sectors: entry.count.get(),
-            }
-            .into(),
-            Op::Read | Op::Write | Op::Barrier | Op::Flush => {
-                let none = (0, [Segment::default(); MAX_SEGMENTS_PER_REQUEST]);
-                let (nr_segments, seg) = entry.buffer.as_ref().map_or(none, Buffer::segments);
-                RequestNative {
-                    operation: entry.op.wire(),
-                    nr_segments,
-                    handle: handle.get(),
-                    pad: [0; 4],
-                    id: entry.id,
-                    sector_number: entry.sector.get(),
-                    seg,
-                }
-            }
-        });
+    pub(crate) fn push<const PAGES: usize>(&mut self, handle: Handle, entry: &mut Entry<P, PAGES>) {
+        let pushed = self.ring.push(&entry.request(handle, self.limits));
         debug_assert_eq!(pushed, Ok(()));
     }
 

@@ -9,7 +9,7 @@ use ringfence_core::{DomId, Sector, SectorCount};
 use ringfence_ring::AttachError;
 use thiserror::Error;
 
-use crate::Buffer;
+use crate::{Buffer, MAX_PAGES};
 
 /// The system failed us; nobody lied. Trying again later may help.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -177,29 +177,37 @@ pub enum Reason {
     /// The backend does not do this operation.
     #[error("the backend does not support this operation")]
     Unsupported,
+    /// A barrier is one request, and has no more pages than the segments in it. Anything else is cut into several.
+    #[error("a barrier of {count} sectors, more than {max}")]
+    Barrier {
+        /// Its length.
+        count: SectorCount,
+        /// What fits.
+        max: SectorCount,
+    },
 }
 
 /// A request that was not submitted, with its buffer.
-pub struct Rejected<P: Platform> {
+pub struct Rejected<P: Platform, const PAGES: usize = MAX_PAGES> {
     /// As it was given.
-    pub buffer: Buffer<P>,
+    pub buffer: Buffer<P, PAGES>,
     /// Why.
     pub reason: Reason,
 }
 
-impl<P: Platform> fmt::Debug for Rejected<P> {
+impl<P: Platform, const PAGES: usize> fmt::Debug for Rejected<P, PAGES> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Rejected").field(&self.reason).finish()
     }
 }
 
-impl<P: Platform> fmt::Display for Rejected<P> {
+impl<P: Platform, const PAGES: usize> fmt::Display for Rejected<P, PAGES> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.reason.fmt(f)
     }
 }
 
-impl<P: Platform> core::error::Error for Rejected<P> {}
+impl<P: Platform, const PAGES: usize> core::error::Error for Rejected<P, PAGES> {}
 
 /// How a request failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -212,7 +220,7 @@ pub enum IoError {
     #[error("the backend does not support the operation")]
     Unsupported,
     /// The connection ended first, and the request is not repeated: the device is closed, repeating is
-    /// [off](crate::Frontend::set_replay) or given [up](crate::Frontend::abandon), or there is no page left that could be
+    /// [off](crate::Queue::set_replay) or given [up](crate::Queue::abandon), or there is no page left that could be
     /// granted to the next backend. It may have been done or not.
     #[error("the connection ended before the answer")]
     Aborted,
@@ -228,11 +236,13 @@ pub enum BufferError {
     /// There is no backend that pages could be granted to.
     #[error("no backend to grant pages to")]
     NoBackend,
-    /// Not 1 to 11 pages.
-    #[error("{pages} pages, not 1 to 11")]
+    /// No page, or more than the buffer's type has room for.
+    #[error("{pages} pages, not 1 to {max}")]
     Pages {
         /// How many were asked for.
         pages: usize,
+        /// How many there can be.
+        max: usize,
     },
     /// Not a multiple of 512 bytes, or more than the pages hold.
     #[error("a length of {bytes} bytes in {capacity} bytes of pages")]

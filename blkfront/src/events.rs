@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use ringfence_core::platform::{Channel, Platform};
 
-use crate::Frontend;
+use crate::Queue;
 use crate::error::Doorbell;
 
 /// What became of an event.
@@ -13,8 +13,8 @@ use crate::error::Doorbell;
 pub enum Serviced {
     /// The next event may come.
     Unmasked,
-    /// There was no work behind it, again: wait so long (1 ms to 1 s, doubling), then [`Frontend::unmask`]. Answers that arrive
-    /// meanwhile are found by [`Frontend::reap`] all the same.
+    /// There was no work behind it, again: wait so long (1 ms to 1 s, doubling), then [`Queue::unmask`]. Answers that arrive
+    /// meanwhile are found by [`Queue::reap`] all the same.
     Spurious(Duration),
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Events {
     seen: u64,
 }
 
-impl<P: Platform> Frontend<P> {
+impl<P: Platform, const DEPTH: usize, const PAGES: usize> Queue<P, DEPTH, PAGES> {
     /// Takes a pending event. If there was one: reap, then say [`serviced`](Self::serviced).
     ///
     /// ```

@@ -4,12 +4,16 @@ use core::fmt;
 
 use heapless::Vec;
 use ringfence_core::platform::Platform;
-use ringfence_core::wire::blkif::{self, ResponseNative, Status};
-use ringfence_core::{Sector, SectorCount};
+use ringfence_core::wire::blkif::{
+    self, DISCARD_SECURE, MAX_INDIRECT_PAGES_PER_REQUEST, MAX_SEGMENTS_PER_REQUEST,
+    RequestDiscardNative, RequestIndirectNative, RequestNative, ResponseNative, Segment, Status,
+};
+use ringfence_core::{Handle, Sector, SectorCount};
 
-use crate::{Buffer, IoError, PeerFault};
+use crate::connection::Limits;
+use crate::{Buffer, IoError, MAX_PAGES, PeerFault};
 
-/// The most requests in flight: the entries of a one-page ring.
+/// The most requests in flight unless the type says otherwise: the entries of a one-page ring.
 pub const SLOTS: usize = 32;
 
 /// What a request does.
@@ -83,8 +87,8 @@ impl Tag {
 }
 
 /// A request that is over.
-pub struct Completion<P: Platform> {
-    /// What [`submit`](crate::Frontend::submit), [`flush`](crate::Frontend::flush) or [`discard`](crate::Frontend::discard)
+pub struct Completion<P: Platform, const PAGES: usize = MAX_PAGES> {
+    /// What [`submit`](crate::Queue::submit), [`flush`](crate::Queue::flush) or [`discard`](crate::Queue::discard)
     /// returned.
     pub tag: Tag,
     /// What it was.
@@ -92,14 +96,14 @@ pub struct Completion<P: Platform> {
     /// How it ended.
     pub result: Result<(), IoError>,
     /// Its buffer, back; `None` where there was none. After [`IoError::Aborted`] and [`IoError::NotRepeated`] it can be read, but not
-    /// submitted before it was [renewed](crate::Frontend::renew): no backend has access to it. Where the platform does not see
+    /// submitted before it was [renewed](crate::Queue::renew): no backend has access to it. Where the platform does not see
     /// whether a backend still has a page mapped
     /// ([`Capabilities::observes_mappings`](ringfence_core::platform::Capabilities::observes_mappings)) there is none then:
     /// it was dropped, and what lies below the platform keeps its pages for as long as they are mapped.
-    pub buffer: Option<Buffer<P>>,
+    pub buffer: Option<Buffer<P, PAGES>>,
 }
 
-impl<P: Platform> fmt::Debug for Completion<P> {
+impl<P: Platform, const PAGES: usize> fmt::Debug for Completion<P, PAGES> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Completion")
             .field("tag", &self.tag)
@@ -122,16 +126,22 @@ enum Stage {
 }
 
 /// One request's shadow: all that it takes to judge its answer, or to submit it again.
-pub(crate) struct Entry<P: Platform> {
+pub(crate) struct Entry<P: Platform, const PAGES: usize> {
     pub(crate) tag: Tag,
     /// Its present id on the wire.
     pub(crate) id: u64,
     pub(crate) op: Op,
     pub(crate) sector: Sector,
     pub(crate) count: SectorCount,
-    pub(crate) buffer: Option<Buffer<P>>,
+    pub(crate) buffer: Option<Buffer<P, PAGES>>,
     /// Whether its pages were shown to the backend of a connection that ended.
     pub(crate) stale: bool,
+    /// Sectors that were transferred by earlier pieces.
+    pub(crate) done: u64,
+    /// Sectors of the piece that is on the ring.
+    piece: u64,
+    /// Whether that piece is an indirect request.
+    indirect: bool,
     /// Its place in the order of submission.
     seq: u64,
     /// Its place in the order of what was put on rings.
@@ -139,9 +149,9 @@ pub(crate) struct Entry<P: Platform> {
     stage: Stage,
 }
 
-pub(crate) struct Inflight<P: Platform> {
-    entries: [Option<Entry<P>>; SLOTS],
-    free: Vec<u16, SLOTS>,
+pub(crate) struct Inflight<P: Platform, const DEPTH: usize, const PAGES: usize> {
+    entries: [Option<Entry<P, PAGES>>; DEPTH],
+    free: Vec<u16, DEPTH>,
     /// The number that the next request put on a ring gets.
     next: u64,
     /// What has a smaller number is published.
@@ -151,12 +161,12 @@ pub(crate) struct Inflight<P: Platform> {
     over: usize,
 }
 
-impl<P: Platform> Inflight<P> {
+impl<P: Platform, const DEPTH: usize, const PAGES: usize> Inflight<P, DEPTH, PAGES> {
     pub(crate) fn new() -> Self {
         // The first slot is taken first.
-        let free = (0u16..).take(SLOTS).collect::<Vec<_, SLOTS>>();
+        let free = (0u16..).take(DEPTH).collect::<Vec<_, DEPTH>>();
         Self {
-            entries: [const { None }; SLOTS],
+            entries: [const { None }; DEPTH],
             free: free.into_iter().rev().collect(),
             next: 0,
             published: 0,
@@ -188,7 +198,7 @@ impl<P: Platform> Inflight<P> {
         &mut self,
         op: Op,
         (sector, count): (Sector, SectorCount),
-    ) -> Option<&mut Entry<P>> {
+    ) -> Option<&mut Entry<P, PAGES>> {
         let slot = self.free.pop()?;
         let place = self.entries.get_mut(usize::from(slot))?;
         let number = self.next;
@@ -203,6 +213,9 @@ impl<P: Platform> Inflight<P> {
             count,
             buffer: None,
             stale: false,
+            done: 0,
+            piece: 0,
+            indirect: false,
             seq: number,
             push: number,
             stage: Stage::Open,
@@ -214,30 +227,31 @@ impl<P: Platform> Inflight<P> {
         self.published = self.next;
     }
 
-    /// Judges an answer. Whatever is wrong with it, nothing is given back.
+    /// Judges an answer. Whatever is wrong with it, nothing is given back; nor, with `None`, while there is more to transfer.
     pub(crate) fn complete(
         &mut self,
         response: &ResponseNative,
-    ) -> Result<Completion<P>, PeerFault> {
+    ) -> Result<Option<Completion<P, PAGES>>, PeerFault> {
         let id = response.id;
         let slot = usize::try_from(id & u64::from(u32::MAX)).unwrap_or(usize::MAX);
-        let out_of_range = PeerFault::IdOutOfRange { id, slots: SLOTS };
+        let out_of_range = PeerFault::IdOutOfRange { id, slots: DEPTH };
         let slot = if cfg!(ringfence_weaken = "xsa_376_blk_id") {
-            slot.checked_rem(SLOTS).unwrap_or(0)
+            slot.checked_rem(DEPTH).unwrap_or(0)
         } else {
             slot
         };
         let place = self.entries.get_mut(slot).ok_or(out_of_range)?;
         let not_in_flight = PeerFault::NotInFlight { id };
         let published = self.published;
-        let entry = place.as_ref().ok_or(not_in_flight)?;
+        let entry = place.as_mut().ok_or(not_in_flight)?;
         let in_flight = entry.id == id && entry.stage == Stage::Open && entry.push < published;
         if !(cfg!(ringfence_weaken = "xsa_376_blk_stale") || in_flight) {
             return Err(not_in_flight);
         }
-        let sent = entry.op.wire();
-        if !(cfg!(ringfence_weaken = "xsa_376_blk_operation") || response.operation == sent) {
-            let got = response.operation;
+        let (sent, got) = (entry.op.wire(), response.operation);
+        // Linux answers an indirect request with what it was for; the header says that the operation is copied.
+        let echo = got == sent || (entry.indirect && got == blkif::Op::INDIRECT);
+        if !(cfg!(ringfence_weaken = "xsa_376_blk_operation") || echo) {
             return Err(PeerFault::Operation { id, sent, got });
         }
         let result = match response.status {
@@ -247,15 +261,23 @@ impl<P: Platform> Inflight<P> {
             _ if cfg!(ringfence_weaken = "xsa_376_blk_status") => Ok(()),
             status => return Err(PeerFault::Status { id, status }),
         };
-        let entry = place.take().ok_or(not_in_flight)?;
         self.open = self.open.saturating_sub(1);
+        if entry.op.moves_data() && result.is_ok() {
+            entry.done = entry.done.saturating_add(entry.piece);
+            if entry.done < entry.count.get() {
+                entry.stage = Stage::Waiting;
+                self.waiting = self.waiting.saturating_add(1);
+                return Ok(None);
+            }
+        }
+        let entry = place.take().ok_or(not_in_flight)?;
         self.release(slot);
-        Ok(Completion {
+        Ok(Some(Completion {
             tag: entry.tag,
             op: entry.op,
             result,
             buffer: entry.buffer,
-        })
+        }))
     }
 
     fn release(&mut self, slot: usize) {
@@ -288,7 +310,7 @@ impl<P: Platform> Inflight<P> {
 
     /// The oldest request that waits, unless the order forbids that it goes on the ring now: a flush goes alone, after the
     /// answers to all that is older and before all that is younger.
-    pub(crate) fn next_waiting(&mut self) -> Option<&mut Entry<P>> {
+    pub(crate) fn next_waiting(&mut self) -> Option<&mut Entry<P, PAGES>> {
         let mut oldest: Option<(usize, u64, bool)> = None;
         for (slot, entry) in self.entries.iter().enumerate() {
             let Some(entry) = entry else { continue };
@@ -298,7 +320,7 @@ impl<P: Platform> Inflight<P> {
             }
         }
         let (slot, seq, fence) = oldest?;
-        let apart = |entry: &Entry<P>| {
+        let apart = |entry: &Entry<P, PAGES>| {
             entry.stage == Stage::Open && entry.seq < seq && (fence || entry.op.is_fence())
         };
         if self.entries.iter().flatten().any(apart) {
@@ -308,7 +330,7 @@ impl<P: Platform> Inflight<P> {
     }
 
     /// The request that waits goes on the ring, under a new id.
-    pub(crate) fn open_again(&mut self, tag: Tag) -> Option<&Entry<P>> {
+    pub(crate) fn open_again(&mut self, tag: Tag) -> Option<&mut Entry<P, PAGES>> {
         let number = self.next;
         let entry = self.entry(tag)?;
         let slot = u16::try_from(tag.0 & u64::from(u32::MAX)).unwrap_or(u16::MAX);
@@ -318,7 +340,7 @@ impl<P: Platform> Inflight<P> {
         self.next = number.wrapping_add(1);
         self.waiting = self.waiting.saturating_sub(1);
         self.open = self.open.saturating_add(1);
-        self.entry(tag).map(|entry| &*entry)
+        self.entry(tag)
     }
 
     /// The request that waits cannot be done any more.
@@ -330,14 +352,14 @@ impl<P: Platform> Inflight<P> {
         }
     }
 
-    pub(crate) fn entry(&mut self, tag: Tag) -> Option<&mut Entry<P>> {
+    pub(crate) fn entry(&mut self, tag: Tag) -> Option<&mut Entry<P, PAGES>> {
         let slot = usize::try_from(tag.0 & u64::from(u32::MAX)).ok()?;
         self.entries.get_mut(slot)?.as_mut()
     }
 
     /// The oldest request that ended without an answer and whose pages no backend can reach any more. The others stay here, in
     /// quarantine. Unless that can be observed, the oldest of all, without its pages.
-    pub(crate) fn take_over(&mut self, observes: bool) -> Option<Completion<P>> {
+    pub(crate) fn take_over(&mut self, observes: bool) -> Option<Completion<P, PAGES>> {
         if self.over == 0 {
             return None;
         }
@@ -367,7 +389,66 @@ impl<P: Platform> Inflight<P> {
     }
 }
 
-fn revoked<P: Platform>(entry: &mut Entry<P>) -> bool {
+impl<P: Platform, const PAGES: usize> Entry<P, PAGES> {
+    /// What goes on the ring of the request now: all of it, or the next piece.
+    pub(crate) fn request(&mut self, handle: Handle, limits: Limits) -> RequestNative {
+        let (id, sector, count) = (self.id, self.sector.get(), self.count.get());
+        let handle = handle.get();
+        if matches!(self.op, Op::Discard | Op::SecureDiscard) {
+            let secure = self.op == Op::SecureDiscard;
+            return RequestNative::from(RequestDiscardNative {
+                operation: self.op.wire(),
+                flag: if secure { DISCARD_SECURE } else { 0 },
+                handle,
+                pad: [0; 4],
+                id,
+                sector_number: sector,
+                nr_sectors: count,
+            });
+        }
+        let left = count.saturating_sub(self.done);
+        self.piece = left.min(limits.sectors(self.op));
+        let sector_number = sector.saturating_add(self.done);
+        let (first, piece) = (self.done, self.piece);
+        let buffer = self.buffer.as_ref();
+        let wide = piece > Limits::DIRECT.sectors(self.op);
+        let table = buffer
+            .filter(|_| wide)
+            .and_then(|b| b.indirect(first, piece));
+        self.indirect = table.is_some();
+        if let Some((nr_segments, gref)) = table {
+            let mut indirect_grefs = [0; MAX_INDIRECT_PAGES_PER_REQUEST];
+            if let Some(only) = indirect_grefs.first_mut() {
+                *only = gref.get();
+            }
+            return RequestNative::from(RequestIndirectNative {
+                operation: blkif::Op::INDIRECT,
+                indirect_op: self.op.wire(),
+                nr_segments,
+                pad: [0; 4],
+                id,
+                sector_number,
+                handle,
+                pad2: [0; 2],
+                indirect_grefs,
+                pad3: [0; 4],
+            });
+        }
+        let none = (0, [Segment::default(); MAX_SEGMENTS_PER_REQUEST]);
+        let (nr_segments, seg) = buffer.map_or(none, |buffer| buffer.direct(first, piece));
+        RequestNative {
+            operation: self.op.wire(),
+            nr_segments,
+            handle,
+            pad: [0; 4],
+            id,
+            sector_number,
+            seg,
+        }
+    }
+}
+
+fn revoked<P: Platform, const PAGES: usize>(entry: &mut Entry<P, PAGES>) -> bool {
     entry.buffer.as_mut().is_none_or(|buffer| {
         let revoked = buffer.revoke();
         cfg!(ringfence_weaken = "xsa_396_blk_handed_back") || revoked

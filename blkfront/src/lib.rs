@@ -1,10 +1,13 @@
-//! The frontend of a paravirtual disk (`xen/io/blkif.h`): one queue, one ring page, direct segments, the layout of x86_64 and
-//! arm.
+//! The frontend of a paravirtual disk (`xen/io/blkif.h`), in the layout of x86_64 and arm.
 //!
 //! A [`Frontend`] has two faces. [`step`](Frontend::step) is the control plane: call it when a watch fired and after a
-//! connection ended. The data path is completion-based and never blocks: [`submit`](Frontend::submit) takes a [`Buffer`],
-//! [`kick`](Frontend::kick) shows what was submitted to the backend, [`reap`](Frontend::reap) gives buffers back,
-//! [`arm`](Frontend::arm) says whether one may wait for [`channel`](Frontend::channel).
+//! connection ended. The data path, a [`Queue`], is completion-based and never blocks: [`submit`](Queue::submit) takes a
+//! [`Buffer`], [`kick`](Queue::kick) shows what was submitted to the backend, [`reap`](Queue::reap) gives buffers back,
+//! [`arm`](Queue::arm) says whether one may wait for [`channel`](Queue::channel).
+//!
+//! What a backend offers is used, and what it does not is done without: rings of up to 16 pages, requests of up to 512 pages
+//! (indirect segments), barriers, discards, persistent grants. When it closes and comes back, or the guest is restored
+//! elsewhere, what was not answered is put on the next ring ([`set_replay`](Queue::set_replay)).
 //!
 //! The backend is not trusted. What it answers is compared with what we remember of the request; a lie disables the device
 //! for good, and the pages it may still write to stay out of use until it has let go of them. What it does with the data is its
@@ -28,6 +31,7 @@ mod life;
 mod negotiate;
 mod queue;
 mod repeat;
+mod sring;
 
 pub use buffer::{Buffer, MAX_PAGES};
 pub use error::{BufferError, Error, Fault, IoError, NegotiateError, PeerFault, Reason, Rejected};
@@ -35,5 +39,5 @@ pub use events::Serviced;
 pub use inflight::{Completion, Op, SLOTS, Tag};
 pub use life::{Event, Frontend};
 pub use negotiate::{Discards, Info};
-pub use queue::Counters;
+pub use queue::{Counters, Queue};
 pub use ringfence_ring::Armed;

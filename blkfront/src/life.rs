@@ -1,8 +1,9 @@
 //! The control plane: from the directory the toolstack made to a connection, and back.
 
 use core::fmt::Write as _;
+use core::ops::{Deref, DerefMut};
 
-use ringfence_core::platform::{Granted, Platform};
+use ringfence_core::platform::Platform;
 use ringfence_core::store::{
     FieldError, Store, StoreError, StoreExt, StorePath, Tx, domain_path, join,
 };
@@ -14,10 +15,10 @@ use ringfence_core::{DomId, Handle};
 
 use crate::connection::Connection;
 use crate::events::Events;
-use crate::inflight::Inflight;
-use crate::negotiate::{Backend, Seen, locate, points_back, publish, read_info, read_sectors};
-use crate::queue::Counters;
-use crate::{Error, Fault, Info, NegotiateError};
+use crate::negotiate::{
+    Backend, Seen, locate, points_back, publish, read_info, read_sectors, ring_order,
+};
+use crate::{Error, Fault, Info, MAX_PAGES, NegotiateError, Queue, SLOTS};
 
 /// What changed, as [`Frontend::step`] tells it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,7 +33,7 @@ pub enum Event {
     /// The backend or its nodes make no sense; the device is closed for good.
     Failed(Fault),
     /// The connection is over. If the backend returns, so does [`Connected`](Self::Connected), and what was not answered is put
-    /// on the ring again; if it does not, or with [`Frontend::set_replay`] off, that comes back from [`Frontend::reap`].
+    /// on the ring again; if it does not, or with [`Queue::set_replay`] off, that comes back from [`Queue::reap`].
     Disconnected,
     /// Closed, and nothing more will happen by itself.
     Closed,
@@ -42,31 +43,35 @@ pub enum Event {
 /// is put off to the next call.
 const ACTIONS: usize = 8;
 
-/// The frontend of one disk.
-pub struct Frontend<P: Platform> {
-    pub(crate) platform: P,
+/// The frontend of one disk: its control plane, and by [`Deref`] its [`Queue`], the data path.
+pub struct Frontend<P: Platform, const DEPTH: usize = SLOTS, const PAGES: usize = MAX_PAGES> {
+    queue: Queue<P, DEPTH, PAGES>,
     dir: StorePath,
     /// Whose home the directory may be in.
     domid: DomId,
-    pub(crate) handle: Handle,
     token: heapless::String<24>,
     watching: bool,
     /// The directory of the backend that the toolstack named, which need not be there yet.
     watched: Option<StorePath>,
     /// The backend of the present connection. What the store says of it later does not matter (XSA-175).
     backend: Option<Backend>,
-    pub(crate) connection: Option<Connection<P>>,
-    pub(crate) inflight: Inflight<P>,
-    pub(crate) fault: Option<Fault>,
-    pub(crate) counters: Counters,
-    pub(crate) events: Events,
-    /// Whether what an ended connection left unanswered is repeated on the next one.
-    pub(crate) replay: bool,
-    /// How often this guest was restored.
-    pub(crate) life: u32,
     closing: bool,
     /// The event of the fault, or of being closed, was given.
     told: bool,
+}
+
+impl<P: Platform, const DEPTH: usize, const PAGES: usize> Deref for Frontend<P, DEPTH, PAGES> {
+    type Target = Queue<P, DEPTH, PAGES>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.queue
+    }
+}
+
+impl<P: Platform, const DEPTH: usize, const PAGES: usize> DerefMut for Frontend<P, DEPTH, PAGES> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.queue
+    }
 }
 
 /// A frontend that was dropped leaves its watches, and the next one for the same device finds them: they are as good.
@@ -78,8 +83,7 @@ fn watch<S: Store>(store: &mut S, dir: &str, token: &str) -> Result<(), StoreErr
 }
 
 impl<P: Platform> Frontend<P> {
-    /// A frontend for the device whose own directory is `dir`: absolute, or relative to the home of this domain
-    /// (`device/vbd/51712`). Touches nothing yet.
+    /// As [`with_limits`](Self::with_limits), with a ring of one page and buffers for direct segments.
     ///
     /// # Errors
     /// [`StoreError::Unsendable`] if the path is too long.
@@ -91,12 +95,35 @@ impl<P: Platform> Frontend<P> {
     /// use ringfence_core::DomId;
     /// use ringfence_sim::World;
     ///
-    /// let world = World::new();
-    /// let front = Frontend::new(world.create(DomId::new(1)), "device/vbd/51712")?;
+    /// let front = Frontend::new(World::new().create(DomId::new(1)), "device/vbd/51712")?;
     /// assert_eq!(front.dir(), "/local/domain/1/device/vbd/51712");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn new(platform: P, dir: &str) -> Result<Self, Error> {
+        Self::with_limits(platform, dir)
+    }
+}
+
+impl<P: Platform, const DEPTH: usize, const PAGES: usize> Frontend<P, DEPTH, PAGES> {
+    /// A frontend for the device whose own directory is `dir`: absolute, or relative to the home of this domain
+    /// (`device/vbd/51712`), with up to `DEPTH` requests in flight and buffers of up to `PAGES` pages. Touches nothing yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsendable`] if the path is too long.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// use ringfence_blkfront::Frontend;
+    /// use ringfence_core::DomId;
+    /// use ringfence_sim::World;
+    ///
+    /// let guest = World::new().create(DomId::new(1));
+    /// let front = Frontend::<_, 128, 32>::with_limits(guest, "device/vbd/51712")?;
+    /// assert_eq!(front.free(), 128);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_limits(platform: P, dir: &str) -> Result<Self, Error> {
         let dir = if dir.starts_with('/') {
             join(dir, "")?
         } else {
@@ -111,20 +138,12 @@ impl<P: Platform> Frontend<P> {
         let _ = write!(token, "blkfront-{device}");
         Ok(Self {
             domid: platform.domid(),
-            platform,
+            queue: Queue::new(platform, Handle::new(handle)),
             dir,
-            handle: Handle::new(handle),
             token,
             watching: false,
             watched: None,
             backend: None,
-            connection: None,
-            inflight: Inflight::new(),
-            fault: None,
-            counters: Counters::default(),
-            events: Events::default(),
-            replay: true,
-            life: 0,
             closing: false,
             told: false,
         })
@@ -154,25 +173,6 @@ impl<P: Platform> Frontend<P> {
         &self.dir
     }
 
-    /// Why the device is disabled, if it is.
-    ///
-    /// ```
-    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
-    /// # use rig::Rig;
-    /// let mut rig = Rig::new();
-    /// rig.set("/local/domain/1/device/vbd/51712", "backend", "/local/domain/0/elsewhere");
-    /// rig.events();
-    /// let fault = rig.front.fault().expect("that is not domain 2's");
-    /// assert_eq!(
-    ///     fault.to_string(),
-    ///     "backend is not a path below /local/domain/2, which backend-id names",
-    /// );
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub const fn fault(&self) -> Option<&Fault> {
-        self.fault.as_ref()
-    }
-
     /// This guest was restored after having been saved, or migrated: its ring, its port, its grants and its watches are gone,
     /// whatever number it has now. Call this before anything else, then [`step`](Self::step): it connects anew, and what was
     /// not answered is put on the ring again. Buffers in the caller's hands must be [renewed](Self::renew). Not to be called
@@ -195,7 +195,7 @@ impl<P: Platform> Frontend<P> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn resume(&mut self) -> Result<(), Error> {
-        let own = self.platform.domid();
+        let own = self.queue.platform.domid();
         if let Some(rest) = self.dir.strip_prefix(domain_path(self.domid).as_str()) {
             let mut dir = domain_path(own);
             let len = dir.len().saturating_add(rest.len());
@@ -204,7 +204,7 @@ impl<P: Platform> Frontend<P> {
             self.dir = dir;
         }
         self.domid = own;
-        self.life = self.life.wrapping_add(1);
+        self.queue.life = self.queue.life.wrapping_add(1);
         self.watching = false;
         self.watched = None;
         self.release();
@@ -293,14 +293,14 @@ impl<P: Platform> Frontend<P> {
             ),
             None => (Peer::Missing, true),
         };
-        let wish = match (&self.fault, self.closing) {
+        let wish = match (&self.queue.fault, self.closing) {
             (Some(_), _) => FrontWish::Retire,
             (None, true) => FrontWish::Close,
             (None, false) => FrontWish::Run,
         };
-        let held = match self.connection {
+        let held = match self.queue.connection {
             None => Held::Nothing,
-            Some(_) if self.fault.is_none() && self.inflight.open() > 0 => Held::Busy,
+            Some(_) if self.queue.fault.is_none() && self.queue.inflight.open() > 0 => Held::Busy,
             Some(_) => Held::Idle,
         };
         Ok(FrontView {
@@ -314,7 +314,7 @@ impl<P: Platform> Frontend<P> {
 
     /// Finds the backend, unless there is a connection: then it stays the one it was.
     fn look_up(&mut self, store: &mut P::Store) -> Result<(), Error> {
-        if self.connection.is_some() {
+        if self.queue.connection.is_some() {
             return Ok(());
         }
         self.backend = None;
@@ -323,7 +323,7 @@ impl<P: Platform> Frontend<P> {
             Seen::Value(backend) => {
                 // First, so that no change after the look is missed.
                 self.follow(store, Some(&backend.dir))?;
-                match points_back(store, self.platform.domid(), &self.dir, &backend.dir)? {
+                match points_back(store, self.queue.platform.domid(), &self.dir, &backend.dir)? {
                     Seen::Nothing => {}
                     Seen::Value(()) => self.backend = Some(backend),
                     Seen::Bad(error) => self.refute(error),
@@ -338,7 +338,7 @@ impl<P: Platform> Frontend<P> {
     }
 
     fn refute(&mut self, error: NegotiateError) {
-        self.fault.get_or_insert(Fault::Negotiate(error));
+        self.queue.fault.get_or_insert(Fault::Negotiate(error));
     }
 
     /// Moves the watch to `dir`.
@@ -375,10 +375,22 @@ impl<P: Platform> Frontend<P> {
                 let Some(backend) = &self.backend else {
                     return Ok(None);
                 };
-                let connection = Connection::new(&self.platform, backend.domid)?;
+                let order = match ring_order(store, &backend.dir, DEPTH)? {
+                    Ok(order) => order,
+                    Err(error) => {
+                        self.refute(error);
+                        return Ok(None);
+                    }
+                };
+                let Queue {
+                    platform,
+                    persistent,
+                    ..
+                } = &self.queue;
+                let connection = Connection::new(platform, backend.domid, order, *persistent)?;
                 publish(store, &self.dir, &connection)?;
-                self.events = Events::default();
-                self.connection = Some(connection);
+                self.queue.events = Events::default();
+                self.queue.connection = Some(connection);
             }
             FrontAction::Connect => return self.connect(store),
             FrontAction::BeginClosing => {
@@ -387,7 +399,7 @@ impl<P: Platform> Frontend<P> {
             }
             FrontAction::Fail => {
                 let state = Fault::Negotiate(NegotiateError::State);
-                let fault = self.fault.get_or_insert(state).clone();
+                let fault = self.queue.fault.get_or_insert(state).clone();
                 fatal(store, &self.dir, &fault)?;
                 self.refuse();
                 return Ok(Some(Event::Failed(fault)));
@@ -409,19 +421,18 @@ impl<P: Platform> Frontend<P> {
     }
 
     fn connect(&mut self, store: &mut P::Store) -> Result<Option<Event>, Error> {
-        let (Some(connection), Some(backend)) = (&mut self.connection, &self.backend) else {
+        let (Some(connection), Some(backend)) = (&mut self.queue.connection, &self.backend) else {
             return Ok(None);
         };
-        match read_info(store, &backend.dir)? {
+        match read_info(store, &backend.dir, PAGES, connection.persistent)? {
             Ok(info) => {
                 switch_state(store, &self.dir, XenbusState::Connected)?;
-                connection.info = Some(info);
-                connection.accepting = true;
-                self.repeat();
+                connection.open(info);
+                self.queue.repeat();
                 Ok(Some(Event::Connected(info)))
             }
             Err(error) => {
-                self.fault.get_or_insert(Fault::Negotiate(error));
+                self.queue.fault.get_or_insert(Fault::Negotiate(error));
                 Ok(None)
             }
         }
@@ -431,7 +442,7 @@ impl<P: Platform> Frontend<P> {
     fn resized(&mut self, store: &mut P::Store, view: &FrontView) -> Result<Option<Event>, Error> {
         let both =
             view.own == XenbusState::Connected && view.peer == Peer::State(XenbusState::Connected);
-        let (Some(connection), Some(backend)) = (&mut self.connection, &self.backend) else {
+        let (Some(connection), Some(backend)) = (&mut self.queue.connection, &self.backend) else {
             return Ok(None);
         };
         let Some(info) = connection.info.as_mut().filter(|_| both) else {
@@ -448,27 +459,26 @@ impl<P: Platform> Frontend<P> {
 
     /// Takes no more requests. Returns whether any were taken before.
     fn refuse(&mut self) -> bool {
-        self.connection
+        self.queue
+            .connection
             .as_mut()
             .is_some_and(|c| core::mem::take(&mut c.accepting))
     }
 
     /// The backend let go of the connection.
     fn release(&mut self) {
-        if self.replay && self.fault.is_none() && !self.closing {
-            self.inflight.wait();
+        if self.queue.replay && self.queue.fault.is_none() && !self.closing {
+            self.queue.inflight.wait();
         } else {
-            self.inflight.end();
+            self.queue.inflight.end();
         }
         self.forget();
     }
 
     /// Lets go of the connection.
     fn forget(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            let mut page = connection.ring.into_mem();
-            // A backend that said it let go and did not finds the page in the platform's quarantine (XSA-396).
-            let _ = page.try_revoke();
+        if let Some(connection) = self.queue.connection.take() {
+            connection.ring.into_mem().revoke();
         }
     }
 
@@ -482,7 +492,7 @@ impl<P: Platform> Frontend<P> {
         } && view.held == Held::Nothing;
         if over {
             // No other connection comes by itself.
-            self.inflight.end();
+            self.queue.inflight.end();
         }
         (over && !core::mem::replace(&mut self.told, true)).then_some(Event::Closed)
     }

@@ -1,14 +1,17 @@
 //! What is read from the store before a connection, and published for it.
 
-use ringfence_core::platform::{Channel, Granted, Platform};
+use core::fmt::Write as _;
+
+use ringfence_core::platform::{Channel, Platform};
 use ringfence_core::store::{FieldError, Store, StoreError, StoreExt, StorePath, Tx, join};
 use ringfence_core::wire::blkif::{PROTOCOL_NATIVE, VDISK_READONLY};
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::{DomId, PAGE, Sector, SectorCount};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Limits};
 use crate::error::field;
-use crate::{Error, NegotiateError, Op, Reason};
+use crate::sring::MAX_ORDER;
+use crate::{Error, NegotiateError, Op, Reason, SLOTS};
 
 /// The disk, as the backend described it and as it was checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +32,11 @@ pub struct Info {
     pub barrier: bool,
     /// Whether sectors can be discarded (`feature-discard`); gone when the backend answers that they cannot.
     pub discard: Option<Discards>,
+    /// How many pages go in one request (`feature-max-indirect-segments`): 11 or more, but no more than buffers have. A larger
+    /// buffer is transferred in pieces.
+    pub max_pages: u16,
+    /// Whether both sides agreed on persistent grants: see [`set_persistent`](crate::Queue::set_persistent).
+    pub persistent: bool,
 }
 
 /// How sectors are discarded: hints, which the backend does not hold us to.
@@ -170,9 +178,10 @@ const fn is_path(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'/' | b'_' | b'@')
 }
 
-/// Nodes that another frontend of this device (a boot loader) may have left, and that would make the backend look for its ring
-/// elsewhere or keep our pages mapped.
-const STALE: [&str; 5] = [
+/// Nodes that another frontend of this device (a boot loader), or an earlier connection, may have left, and that would make the
+/// backend look for its ring elsewhere or keep our pages mapped.
+const STALE: [&str; 6] = [
+    "ring-ref",
     "ring-page-order",
     "num-ring-pages",
     "multi-queue-num-queues",
@@ -180,13 +189,40 @@ const STALE: [&str; 5] = [
     "feature-large-sector-size",
 ];
 
+/// Reads how large a ring the backend takes, and says how large one for `depth` requests is: the logarithm of its pages. The
+/// outer error is the store's, the inner one the backend's.
+pub(crate) fn ring_order<S: Store>(
+    store: &mut S,
+    dir: &str,
+    depth: usize,
+) -> Result<Result<u32, NegotiateError>, Error> {
+    match offered_order(store, dir) {
+        Ok(offered) => {
+            let pages = depth.div_ceil(SLOTS).max(1);
+            let needed = pages.next_power_of_two().trailing_zeros();
+            Ok(Ok(needed.min(offered).min(MAX_ORDER)))
+        }
+        Err(error) => Ok(Err(field(error)?)),
+    }
+}
+
+fn offered_order<S: Store>(store: &mut S, dir: &str) -> Result<u32, FieldError> {
+    if let Some(order) = store.read_opt(Tx::NONE, dir, "max-ring-page-order")? {
+        return Ok(order);
+    }
+    // What it was called before.
+    let pages: Option<u32> = store.read_opt(Tx::NONE, dir, "max-ring-pages")?;
+    Ok(pages.and_then(u32::checked_ilog2).unwrap_or(0))
+}
+
 /// Shows ring and port to the backend, with state 3, all at once.
 pub(crate) fn publish<P: Platform>(
     store: &mut P::Store,
     dir: &str,
     connection: &Connection<P>,
 ) -> Result<(), StoreError> {
-    let gref = connection.ring.mem().grant_ref().get();
+    let pages = connection.ring.mem();
+    let count = pages.refs().len();
     let port = connection.channel.port().get();
     store.transaction(|store, tx| {
         for name in STALE {
@@ -195,7 +231,23 @@ pub(crate) fn publish<P: Platform>(
                 Err(error) => return Err(error),
             }
         }
-        store.write_u32(tx, dir, "ring-ref", gref)?;
+        if count > 1 {
+            // By both of its names (blkif.h, note 3).
+            store.write_u32(tx, dir, "ring-page-order", count.trailing_zeros())?;
+            store.write_u64(tx, dir, "num-ring-pages", u64::try_from(count).unwrap_or(1))?;
+        }
+        for (n, gref) in pages.refs().enumerate() {
+            let mut name = heapless::String::<16>::new();
+            // 8 bytes and at most two digits: it always fits.
+            let _ = name.push_str("ring-ref");
+            if count > 1 {
+                let _ = write!(name, "{n}");
+            }
+            store.write_u32(tx, dir, &name, gref.get())?;
+        }
+        if connection.persistent {
+            store.write_u32(tx, dir, "feature-persistent", 1)?;
+        }
         store.write_u32(tx, dir, "event-channel", port)?;
         store.write_str(tx, dir, "protocol", PROTOCOL_NATIVE)?;
         store.write_str(tx, dir, "state", XenbusState::Initialised.digit())
@@ -206,9 +258,11 @@ pub(crate) fn publish<P: Platform>(
 pub(crate) fn read_info<S: Store>(
     store: &mut S,
     dir: &str,
+    pages: usize,
+    persistent: bool,
 ) -> Result<Result<Info, NegotiateError>, Error> {
     match fields(store, dir) {
-        Ok(fields) => Ok(fields.check()),
+        Ok(fields) => Ok(fields.check(pages, persistent)),
         Err(error) => Ok(Err(field(error)?)),
     }
 }
@@ -221,6 +275,8 @@ struct Fields {
     flush: Option<u32>,
     barrier: Option<u32>,
     discard: Option<Discards>,
+    indirect: Option<u32>,
+    persistent: Option<u32>,
 }
 
 fn fields<S: Store>(store: &mut S, dir: &str) -> Result<Fields, FieldError> {
@@ -233,6 +289,8 @@ fn fields<S: Store>(store: &mut S, dir: &str) -> Result<Fields, FieldError> {
         flush: store.read_opt(Tx::NONE, dir, "feature-flush-cache")?,
         barrier: store.read_opt(Tx::NONE, dir, "feature-barrier")?,
         discard: discards(store, dir, sector_size)?,
+        indirect: store.read_opt(Tx::NONE, dir, "feature-max-indirect-segments")?,
+        persistent: store.read_opt(Tx::NONE, dir, "feature-persistent")?,
     })
 }
 
@@ -276,7 +334,14 @@ pub(crate) fn read_sectors<S: Store>(
 }
 
 impl Fields {
-    fn check(&self) -> Result<Info, NegotiateError> {
+    /// As many as buffers have, if the backend takes so many, and never fewer than there are in a request itself.
+    fn max_pages(&self, pages: usize) -> u16 {
+        let pages = u16::try_from(pages).unwrap_or(u16::MAX);
+        let offered = u16::try_from(self.indirect.unwrap_or(0)).unwrap_or(u16::MAX);
+        pages.min(offered.max(Limits::DIRECT.segments))
+    }
+
+    fn check(&self, pages: usize, persistent: bool) -> Result<Info, NegotiateError> {
         let sectors = SectorCount::new(self.sectors);
         if !(cfg!(ringfence_weaken = "front_sectors") || sectors.bytes().is_some()) {
             return Err(NegotiateError::Sectors(sectors));
@@ -300,6 +365,8 @@ impl Fields {
             flush: self.flush.unwrap_or(0) != 0,
             barrier: self.barrier.unwrap_or(0) != 0,
             discard: self.discard,
+            max_pages: self.max_pages(pages),
+            persistent: persistent && self.persistent.unwrap_or(0) != 0,
         })
     }
 }

@@ -1,14 +1,17 @@
 //! The data path: one ring, one event channel.
 
 use ringfence_core::platform::Platform;
-use ringfence_core::{DomId, Sector, SectorCount};
+use ringfence_core::{DomId, Handle, Sector, SectorCount};
 use ringfence_ring::Armed;
 
 use crate::buffer::Grantee;
+use crate::connection::{Connection, Limits};
 use crate::error::Doorbell;
+use crate::events::Events;
+use crate::inflight::Inflight;
 use crate::negotiate::Info;
 use crate::{
-    Buffer, BufferError, Completion, Fault, Frontend, IoError, Op, PeerFault, Reason, Rejected,
+    Buffer, BufferError, Completion, Fault, IoError, MAX_PAGES, Op, PeerFault, Reason, Rejected,
     SLOTS, Tag,
 };
 
@@ -29,8 +32,50 @@ pub struct Counters {
     pub repeated: u64,
 }
 
-impl<P: Platform> Frontend<P> {
-    /// Allocates a buffer of `pages` pages (1 to [`MAX_PAGES`](crate::MAX_PAGES)), zeroed and granted to the present backend.
+/// The data path of a disk: one ring, one event channel, and what is in flight on them.
+///
+/// `DEPTH` is the most requests in flight, 1 to 512, 32 on each page of the ring as far as the backend takes larger ones;
+/// `PAGES` the most pages of a buffer, 1 to 512. Memory: `DEPTH` times (a [`Buffer`] and some 100 bytes), in place, and while it
+/// is made on the stack.
+pub struct Queue<P: Platform, const DEPTH: usize = SLOTS, const PAGES: usize = MAX_PAGES> {
+    pub(crate) platform: P,
+    pub(crate) handle: Handle,
+    pub(crate) connection: Option<Connection<P>>,
+    pub(crate) inflight: Inflight<P, DEPTH, PAGES>,
+    pub(crate) fault: Option<Fault>,
+    pub(crate) counters: Counters,
+    pub(crate) events: Events,
+    /// Whether what an ended connection left unanswered is repeated on the next one.
+    pub(crate) replay: bool,
+    /// Whether the backend may keep our pages mapped.
+    pub(crate) persistent: bool,
+    /// How often this guest was restored.
+    pub(crate) life: u32,
+}
+
+impl<P: Platform, const DEPTH: usize, const PAGES: usize> Queue<P, DEPTH, PAGES> {
+    const CHECKED: () = {
+        assert!(DEPTH >= 1 && DEPTH <= 512, "DEPTH is 1 to 512");
+        assert!(PAGES >= 1 && PAGES <= 512, "PAGES is 1 to 512");
+    };
+
+    pub(crate) fn new(platform: P, handle: Handle) -> Self {
+        let () = Self::CHECKED;
+        Self {
+            platform,
+            handle,
+            connection: None,
+            inflight: Inflight::new(),
+            fault: None,
+            counters: Counters::default(),
+            events: Events::default(),
+            replay: true,
+            persistent: false,
+            life: 0,
+        }
+    }
+
+    /// Allocates a buffer of `pages` pages (1 to `PAGES`), zeroed and granted to the present backend.
     ///
     /// ```
     /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
@@ -41,7 +86,7 @@ impl<P: Platform> Frontend<P> {
     /// assert!(rig.front.buffer(12).is_err());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn buffer(&self, pages: usize) -> Result<Buffer<P>, BufferError> {
+    pub fn buffer(&self, pages: usize) -> Result<Buffer<P, PAGES>, BufferError> {
         let to = self.grantee().ok_or(BufferError::NoBackend)?;
         Buffer::alloc(&self.platform, to, pages)
     }
@@ -54,7 +99,8 @@ impl<P: Platform> Frontend<P> {
     }
 
     /// Puts a transfer between `buffer` (its length) and the disk at `sector` (in units of 512 bytes) on the ring. The backend
-    /// sees it after [`kick`](Self::kick). The operations without a buffer are [`flush`](Self::flush) and
+    /// sees it after [`kick`](Self::kick). What is longer than [`Info::max_pages`] goes in pieces, one after the other, and
+    /// comes back once. The operations without a buffer are [`flush`](Self::flush) and
     /// [`discard`](Self::discard).
     ///
     /// # Errors
@@ -86,8 +132,8 @@ impl<P: Platform> Frontend<P> {
         &mut self,
         op: Op,
         sector: Sector,
-        buffer: Buffer<P>,
-    ) -> Result<Tag, Rejected<P>> {
+        buffer: Buffer<P, PAGES>,
+    ) -> Result<Tag, Rejected<P, PAGES>> {
         if let Err(reason) = self.check(op, sector, &buffer) {
             return Err(Rejected { buffer, reason });
         }
@@ -188,7 +234,7 @@ impl<P: Platform> Frontend<P> {
             .ok_or(Reason::NotConnected)
     }
 
-    fn check(&self, op: Op, sector: Sector, buffer: &Buffer<P>) -> Result<(), Reason> {
+    fn check(&self, op: Op, sector: Sector, buffer: &Buffer<P, PAGES>) -> Result<(), Reason> {
         let info = self.ready()?;
         if !self.grantee().is_some_and(|to| buffer.is_granted_to(to)) {
             let peer = self.connection.as_ref().map_or(DomId::DOM0, |c| c.peer);
@@ -197,7 +243,13 @@ impl<P: Platform> Frontend<P> {
         if !op.moves_data() {
             return Err(Reason::Unsupported);
         }
-        info.allows(op, sector, buffer.sectors())
+        info.allows(op, sector, buffer.sectors())?;
+        let (count, max) = (buffer.sectors(), Limits::DIRECT.sectors(op));
+        if op == Op::Barrier && count.get() > max {
+            let max = SectorCount::new(max);
+            return Err(Reason::Barrier { count, max });
+        }
+        Ok(())
     }
 
     /// Writes the request. There is room: the caller looked.
@@ -268,7 +320,7 @@ impl<P: Platform> Frontend<P> {
     /// assert_eq!(&data, b"data");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn reap(&mut self) -> Result<Option<Completion<P>>, PeerFault> {
+    pub fn reap(&mut self) -> Result<Option<Completion<P, PAGES>>, PeerFault> {
         self.repeat();
         let observes = self.platform.capabilities().observes_mappings;
         if let Some(over) = self.inflight.take_over(observes) {
@@ -280,14 +332,24 @@ impl<P: Platform> Frontend<P> {
         let Some(connection) = self.connection.as_mut() else {
             return Ok(None);
         };
-        let answer = match connection.ring.take_response() {
-            Ok(None) => return Ok(None),
-            Ok(Some(response)) => self.inflight.complete(&response),
-            Err(fault) => Err(fault.into()),
-        };
-        match answer {
-            Ok(completion) => {
+        let mut answer = Ok(None);
+        // Of a request in several pieces nothing is to be told before the last one.
+        while matches!(answer, Ok(None)) {
+            answer = match connection.ring.take_response() {
+                Ok(None) => break,
+                Ok(Some(response)) => self.inflight.complete(&response),
+                Err(fault) => Err(fault.into()),
+            };
+            if answer.is_ok() {
                 self.counters.responses = self.counters.responses.saturating_add(1);
+            }
+        }
+        match answer {
+            Ok(None) => {
+                self.repeat();
+                Ok(None)
+            }
+            Ok(Some(completion)) => {
                 let unsupported = completion.result == Err(IoError::Unsupported);
                 // A backend may find out late what cannot be done below it.
                 if let Some(info) = connection.info.as_mut().filter(|_| unsupported) {
@@ -356,6 +418,25 @@ impl<P: Platform> Frontend<P> {
         self.inflight.all()
     }
 
+    /// Why the device is disabled, if it is.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let mut rig = Rig::new();
+    /// rig.set("/local/domain/1/device/vbd/51712", "backend", "/local/domain/0/elsewhere");
+    /// rig.events();
+    /// let fault = rig.front.fault().expect("that is not domain 2's");
+    /// assert_eq!(
+    ///     fault.to_string(),
+    ///     "backend is not a path below /local/domain/2, which backend-id names",
+    /// );
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub const fn fault(&self) -> Option<&Fault> {
+        self.fault.as_ref()
+    }
+
     /// How many requests can be submitted before [`Reason::Full`], or [`Reason::Repeating`] ends.
     ///
     /// ```
@@ -365,7 +446,7 @@ impl<P: Platform> Frontend<P> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub const fn free(&self) -> usize {
-        SLOTS.saturating_sub(self.in_flight())
+        DEPTH.saturating_sub(self.in_flight())
     }
 
     /// What was counted.

@@ -9,9 +9,9 @@ use core::mem;
 
 use ringfence_core::platform::Platform;
 
-use crate::{Buffer, BufferError, Frontend, IoError, Reason};
+use crate::{Buffer, BufferError, IoError, Queue, Reason};
 
-impl<P: Platform> Frontend<P> {
+impl<P: Platform, const DEPTH: usize, const PAGES: usize> Queue<P, DEPTH, PAGES> {
     /// Whether what an ended connection left unanswered is put on the ring of the next one: it is, unless it was turned off
     /// here. Then it comes back from [`reap`](Self::reap) as [`IoError::Aborted`] when the connection ends.
     ///
@@ -46,6 +46,25 @@ impl<P: Platform> Frontend<P> {
     /// ```
     pub const fn set_replay(&mut self, replay: bool) {
         self.replay = replay;
+    }
+
+    /// Whether, from the next connection on, the backend may keep the pages of buffers mapped that it saw once
+    /// (`feature-persistent`), where it offers that ([`Info::persistent`](crate::Info::persistent)): no copy and no map is left
+    /// then for a buffer that is used again. Off at first, because a buffer that is *dropped* then stays with the platform
+    /// until the connection ends: keep buffers and use them again.
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// let mut rig = Rig::new();
+    /// rig.front.set_persistent(true);
+    /// # rig.connect();
+    /// assert_eq!(rig.get("/local/domain/1/device/vbd/51712/feature-persistent"), "1");
+    /// assert!(rig.front.info().expect("connected").persistent);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub const fn set_persistent(&mut self, persistent: bool) {
+        self.persistent = persistent;
     }
 
     /// Gives up what waits for a connection: it comes back from [`reap`](Self::reap) as [`IoError::Aborted`]. Does nothing
@@ -95,7 +114,7 @@ impl<P: Platform> Frontend<P> {
     /// # assert_eq!(&rig.disk[..10], b"still here");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn renew(&self, buffer: &mut Buffer<P>) -> Result<(), BufferError> {
+    pub fn renew(&self, buffer: &mut Buffer<P, PAGES>) -> Result<(), BufferError> {
         let to = self.grantee().ok_or(BufferError::NoBackend)?;
         let all = buffer.len();
         Ok(buffer.renew(&self.platform, to, all)?)
@@ -138,7 +157,8 @@ impl<P: Platform> Frontend<P> {
             }
             if let Some(entry) = self.inflight.open_again(tag) {
                 connection.push(self.handle, entry);
-                self.counters.repeated = self.counters.repeated.saturating_add(1);
+                let again = u64::from(stale);
+                self.counters.repeated = self.counters.repeated.saturating_add(again);
                 pushed = true;
             }
         }

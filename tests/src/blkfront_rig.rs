@@ -6,7 +6,7 @@ use ringfence_core::platform::{Access, Channel, Direction, GrantCopy, Platform};
 use ringfence_core::store::{Perm, Store, StoreError, Tx, join};
 use ringfence_core::wire::blkif::{Op, RequestNative, ResponseNative, Segment, Status};
 use ringfence_core::wire::xenbus::XenbusState;
-use ringfence_core::{DomId, EvtchnPort, GrantRef, SharedMem};
+use ringfence_core::{DomId, EvtchnPort, GrantRef, PAGE, SharedMem};
 use ringfence_sim::{Sim, SimChannel, SimMapping, SimPage, SimStore, World};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -23,16 +23,14 @@ pub const ERROR: &str = "/local/domain/1/error/device/vbd/51712/error";
 /// Sectors of the disk.
 pub const SECTORS: u64 = 2048;
 
-const SLOTS: u32 = 32;
-
 /// Both domains of one disk.
-pub struct Rig {
+pub struct Rig<const DEPTH: usize = 32, const PAGES: usize = 11> {
     /// Where it all happens.
     pub world: World,
     /// Dom0's connection.
     pub toolstack: SimStore,
     /// The frontend.
-    pub front: Frontend<Sim>,
+    pub front: Frontend<Sim, DEPTH, PAGES>,
     /// The guest's connection.
     pub store: SimStore,
     /// The driver domain.
@@ -49,9 +47,11 @@ pub struct Rig {
 
 /// The backend's end: raw pages, no rules.
 pub struct Peer {
-    /// The ring page.
+    /// The first page of the ring.
     pub page: SimPage,
-    /// Its mapping, which makes the page busy.
+    /// The others.
+    more: Vec<SimPage>,
+    /// Their mapping, which makes the pages busy.
     pub mapping: Option<SimMapping>,
     /// The port.
     pub channel: SimChannel,
@@ -60,10 +60,27 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Entries of the ring.
+    pub fn slots(&self) -> u32 {
+        32 * (1 + self.more.len() as u32)
+    }
+
+    /// Where byte `at` of the ring is.
+    fn place(&self, at: usize) -> (&SimPage, usize) {
+        let page = match at / PAGE {
+            0 => &self.page,
+            n => &self.more[n - 1],
+        };
+        (page, at % PAGE)
+    }
+
     /// Writes a response, whatever it says, and publishes it.
     pub fn answer(&mut self, response: ResponseNative) {
-        let slot = (self.rsp_prod % SLOTS) as usize;
-        self.page.write(64 + slot * 112, response.as_bytes());
+        let slot = (self.rsp_prod % self.slots()) as usize;
+        for (n, byte) in response.as_bytes().iter().enumerate() {
+            let (page, at) = self.place(64 + slot * 112 + n);
+            page.write(at, &[*byte]);
+        }
         self.rsp_prod = self.rsp_prod.wrapping_add(1);
         self.publish(self.rsp_prod);
     }
@@ -83,9 +100,12 @@ impl Peer {
         if self.page.load_u32(0) == self.req_cons {
             return None;
         }
-        let slot = (self.req_cons % SLOTS) as usize;
+        let slot = (self.req_cons % self.slots()) as usize;
         let mut request = RequestNative::new_zeroed();
-        self.page.read(64 + slot * 112, request.as_mut_bytes());
+        for (n, byte) in request.as_mut_bytes().iter_mut().enumerate() {
+            let (page, at) = self.place(64 + slot * 112 + n);
+            page.read(at, std::slice::from_mut(byte));
+        }
         self.req_cons = self.req_cons.wrapping_add(1);
         // To be woken by the next one.
         self.page.store_u32(4, self.req_cons.wrapping_add(1));
@@ -104,6 +124,14 @@ pub fn response(id: u64, operation: Op, status: Status) -> ResponseNative {
     }
 }
 
+/// What Linux says an answer is to: of an indirect request, what it was for.
+pub fn echo(request: &RequestNative) -> Op {
+    match request.operation {
+        Op::INDIRECT => request.indirect().indirect_op,
+        operation => operation,
+    }
+}
+
 impl Default for Rig {
     fn default() -> Self {
         Self::new()
@@ -113,10 +141,24 @@ impl Default for Rig {
 impl Rig {
     /// Both directories as a toolstack makes them, and a frontend that has not looked yet.
     pub fn new() -> Self {
+        Self::with_limits()
+    }
+
+    /// A rig that is connected.
+    pub fn connected() -> Self {
+        let mut rig = Self::new();
+        rig.connect();
+        rig
+    }
+}
+
+impl<const DEPTH: usize, const PAGES: usize> Rig<DEPTH, PAGES> {
+    /// The same for a frontend with other limits.
+    pub fn with_limits() -> Self {
         let world = World::new();
         let guest = world.create(FRONT);
         let back = world.create(BACK);
-        let front = Frontend::new(guest.clone(), "device/vbd/51712").expect("a short path");
+        let front = Frontend::with_limits(guest.clone(), "device/vbd/51712").expect("a short path");
         let mut rig = Self {
             toolstack: world.store(DomId::DOM0),
             front,
@@ -222,6 +264,7 @@ impl Rig {
         }
         self.node("discard-granularity", "4096");
         self.node("discard-secure", "1");
+        self.node("feature-persistent", "1");
     }
 
     /// Lets the frontend publish a ring, and takes the backend's end of it.
@@ -229,13 +272,26 @@ impl Rig {
         self.state(XenbusState::InitWait);
         assert_eq!(self.events(), []);
         assert_eq!(self.front_state(), "3");
-        let number = |text: String| text.parse().expect("a number");
-        let gref = GrantRef::new(number(self.get(&format!("{FRONT_DIR}/ring-ref"))));
-        let port = EvtchnPort::new(number(self.get(&format!("{FRONT_DIR}/event-channel"))));
-        let mapping = self.back.map(FRONT, &[gref], Access::ReadWrite);
+        let mut number = |name: &str| {
+            let text = self.get(&format!("{FRONT_DIR}/{name}"));
+            text.parse::<u32>().ok()
+        };
+        let port = EvtchnPort::new(number("event-channel").expect("a port"));
+        let refs: Vec<_> = match number("ring-page-order") {
+            None => vec![number("ring-ref").expect("a reference")],
+            Some(order) => (0..1 << order)
+                .map(|n| number(&format!("ring-ref{n}")).expect("a reference"))
+                .collect(),
+        };
+        let refs: Vec<_> = refs.into_iter().map(GrantRef::new).collect();
+        let mapping = self.back.map(FRONT, &refs, Access::ReadWrite);
+        let mut pages = refs
+            .iter()
+            .map(|gref| self.world.page(FRONT, *gref).expect("a granted page"));
         self.peer = Some(Peer {
-            page: self.world.page(FRONT, gref).expect("a granted page"),
-            mapping: Some(mapping.expect("a ring page")),
+            page: pages.next().expect("at least one"),
+            more: pages.collect(),
+            mapping: Some(mapping.expect("ring pages")),
             channel: self.back.bind(FRONT, port).expect("a port"),
             req_cons: 0,
             rsp_prod: 0,
@@ -249,13 +305,6 @@ impl Rig {
         self.state(XenbusState::Connected);
         let events = self.events();
         assert!(matches!(events[..], [Event::Connected(_)]), "{events:?}");
-    }
-
-    /// A rig that is connected.
-    pub fn connected() -> Self {
-        let mut rig = Self::new();
-        rig.connect();
-        rig
     }
 
     /// The backend's end.
@@ -279,15 +328,31 @@ impl Rig {
         while let Some(request) = self.peer().take() {
             self.seen.push(request);
             self.transfer(&request);
-            let answer = response(request.id, request.operation, Status::OKAY);
+            let answer = response(request.id, echo(&request), Status::OKAY);
             self.peer().answer(answer);
         }
         self.peer().channel.notify().expect("a live world");
     }
 
+    /// The segments of a request, wherever they are.
+    pub fn segments(&self, request: &RequestNative) -> Vec<Segment> {
+        if request.operation != Op::INDIRECT {
+            return request.seg[..usize::from(request.nr_segments)].to_vec();
+        }
+        let request = request.indirect();
+        let segment = |n: usize| {
+            let gref = GrantRef::new(request.indirect_grefs[n / 512]);
+            let page = self.world.page(FRONT, gref).expect("a granted page");
+            let mut segment = Segment::default();
+            page.read(n % 512 * 8, segment.as_mut_bytes());
+            segment
+        };
+        (0..usize::from(request.nr_segments)).map(segment).collect()
+    }
+
     /// Moves the data of a request.
     pub fn transfer(&mut self, request: &RequestNative) {
-        let direction = match request.operation {
+        let direction = match echo(request) {
             Op::READ => Direction::ToPeer,
             Op::WRITE | Op::WRITE_BARRIER => Direction::FromPeer,
             Op::DISCARD => {
@@ -299,7 +364,7 @@ impl Rig {
             _ => return,
         };
         let mut at = request.sector_number as usize * 512;
-        for segment in &request.seg[..usize::from(request.nr_segments)] {
+        for segment in &self.segments(request) {
             let bytes = (usize::from(segment.last_sect - segment.first_sect) + 1) * 512;
             self.copy(segment, direction, at..at + bytes);
             at += bytes;

@@ -8,7 +8,7 @@ use ringfence_core::platform::{Access, Channel, Platform};
 use ringfence_core::wire::blkif::{Op as WireOp, RequestNative, ResponseNative, Status};
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::{GrantRef, PAGE, Sector, SharedMem};
-use ringfence_sim::{Sim, SimMapping};
+use ringfence_sim::{Sim, SimMapping, World};
 use ringfence_tests::blkfront_rig::{BACK, ERROR, FRONT, Rig, response};
 
 const SENTINEL: u8 = 0xA5;
@@ -136,6 +136,54 @@ fn xsa_376_operation_that_was_not_asked_for() {
         let sent = WireOp::READ;
         assert_eq!(fault, PeerFault::Operation { id, sent, got });
     }
+}
+
+/// A read of 16 pages that the backend has seen, in one request or in two.
+fn long(indirect: &str) -> (Rig<32, 16>, RequestNative) {
+    let mut rig = Rig::with_limits();
+    rig.published();
+    rig.describe();
+    rig.node("feature-max-indirect-segments", indirect);
+    rig.state(XenbusState::Connected);
+    rig.events();
+    let buffer = rig.front.buffer(16).expect("pages enough");
+    let submitted = rig.front.submit(Op::Read, Sector::new(0), buffer);
+    submitted.expect("room");
+    rig.front.kick().expect("a live world");
+    let request = rig.take_all();
+    (rig, request)
+}
+
+#[test]
+fn xsa_376_operation_of_an_indirect_request() {
+    for (got, honest) in [
+        (WireOp::READ, true),
+        (WireOp::INDIRECT, true),
+        (WireOp::WRITE, false),
+        (WireOp::DISCARD, false),
+    ] {
+        let (mut rig, request) = long("256");
+        assert_eq!(request.operation, WireOp::INDIRECT);
+        let id = request.id;
+        rig.peer().answer(response(id, got, Status::OKAY));
+        let reaped = rig.front.reap().map(|done| done.map(|done| done.result));
+        let sent = WireOp::READ;
+        let lie = PeerFault::Operation { id, sent, got };
+        assert_eq!(reaped, if honest { Ok(Some(Ok(()))) } else { Err(lie) });
+    }
+}
+
+#[test]
+fn xsa_376_stale_id_of_a_piece() {
+    let (mut rig, request) = long("0");
+    let answer = response(request.id, WireOp::READ, Status::OKAY);
+    rig.peer().answer(answer);
+    assert!(rig.front.reap().expect("honest").is_none());
+    let second = rig.take_all();
+    assert_eq!(second.id as u32, request.id as u32, "the slot is the same");
+    rig.peer().answer(answer);
+    let fault = rig.front.reap().expect_err("a lie");
+    assert_eq!(fault, PeerFault::NotInFlight { id: request.id });
 }
 
 #[test]
@@ -310,8 +358,8 @@ fn xsa_396_frontend_dropped_with_everything_mapped() {
 }
 
 /// Bytes of the sentinel in a granted page.
-fn sentinels(rig: &Rig, gref: u32, range: std::ops::Range<usize>) -> usize {
-    let page = rig.world.page(FRONT, GrantRef::new(gref));
+fn sentinels(world: &World, gref: u32, range: std::ops::Range<usize>) -> usize {
+    let page = world.page(FRONT, GrantRef::new(gref));
     let mut bytes = [0; PAGE];
     page.expect("a granted page").read(0, &mut bytes);
     bytes[range]
@@ -342,11 +390,56 @@ fn xsa_403_tail_of_a_short_write_is_zero() {
     let mut granted = 0;
     for gref in 0..64 {
         if rig.world.page(FRONT, GrantRef::new(gref)).is_some() {
-            assert_eq!(sentinels(&rig, gref, 0..PAGE), 0, "grant {gref} leaks");
+            assert_eq!(
+                sentinels(&rig.world, gref, 0..PAGE),
+                0,
+                "grant {gref} leaks"
+            );
             granted += 1;
         }
     }
     assert_eq!(granted, 3, "two pages and the ring {ring}");
+}
+
+/// Rings of several pages and lists of segments are granted whole as well.
+#[test]
+fn xsa_403_rings_and_lists_hold_nothing_else() {
+    let mut rig = Rig::<64, 16>::with_limits();
+    rig.node("max-ring-page-order", "4");
+    rig.published();
+    rig.describe();
+    rig.node("feature-max-indirect-segments", "256");
+    rig.state(XenbusState::Connected);
+    rig.events();
+    // Pages that held something else go back and come again.
+    for _ in 0..4 {
+        let mut buffer = rig.front.buffer(16).expect("pages enough");
+        buffer.write_at(0, &[SENTINEL; 16 * PAGE]).expect("it fits");
+    }
+    let mut buffer = rig.front.buffer(16).expect("pages enough");
+    buffer.set_len(12 * PAGE + 512).expect("sectors");
+    let submitted = rig.front.submit(Op::Write, Sector::new(0), buffer);
+    submitted.expect("room");
+    rig.front.kick().expect("a live world");
+    let request = rig.take_all();
+    let list = request.indirect();
+    assert_eq!((list.operation, list.nr_segments), (WireOp::INDIRECT, 13));
+    let mut granted = 0;
+    for gref in 0..128 {
+        if rig.world.page(FRONT, GrantRef::new(gref)).is_some() {
+            let all = sentinels(&rig.world, gref, 0..PAGE);
+            assert_eq!(all, 0, "grant {gref} leaks");
+            granted += 1;
+        }
+    }
+    assert_eq!(granted, 2 + 16 + 1, "ring, pages, list");
+    let page = GrantRef::new(list.indirect_grefs[0]);
+    let mut rest = [0; PAGE];
+    rig.world
+        .page(FRONT, page)
+        .expect("granted")
+        .read(0, &mut rest);
+    assert!(rest[13 * 8..].iter().all(|byte| *byte == 0));
 }
 
 #[test]
@@ -360,7 +453,7 @@ fn xsa_403_pages_are_zero_when_granted() {
         buffer.write_at(0, &[SENTINEL; PAGE]).expect("it fits");
     }
     let request = in_flight(&mut rig);
-    assert_eq!(sentinels(&rig, request.seg[0].gref, 0..PAGE), 0);
+    assert_eq!(sentinels(&rig.world, request.seg[0].gref, 0..PAGE), 0);
 }
 
 #[test]

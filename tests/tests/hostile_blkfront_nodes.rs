@@ -1,12 +1,13 @@
 //! What toolstacks, guests and backends can do to a disk's frontend with nodes: rows of `docs/threats.md`.
 
 use ringfence_blkfront::{Event, Fault, NegotiateError, Op, Reason};
+use ringfence_core::wire::blkif::Status;
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::{Sector, SectorCount};
-use ringfence_tests::blkfront_rig::{BACK, BACK_DIR, ERROR, FRONT, FRONT_DIR, Rig};
+use ringfence_tests::blkfront_rig::{BACK, BACK_DIR, ERROR, FRONT, FRONT_DIR, Rig, echo, response};
 
 /// A read, served.
-fn reads(rig: &mut Rig, sector: u64) {
+fn reads<const D: usize, const P: usize>(rig: &mut Rig<D, P>, sector: u64) {
     let buffer = rig.front.buffer(1).expect("pages enough");
     let submitted = rig.front.submit(Op::Read, Sector::new(sector), buffer);
     submitted.expect("room");
@@ -181,6 +182,8 @@ fn xsa_178_garbage_numbers() {
         "discard-granularity",
         "discard-alignment",
         "discard-secure",
+        "feature-max-indirect-segments",
+        "feature-persistent",
     ] {
         for value in [
             "",
@@ -243,6 +246,64 @@ fn xsa_178_sectors_beyond_all_bytes() {
         );
     }
     assert_eq!(described("sectors", Some("0")), Ok(()));
+}
+
+/// What a backend says before it is shown a ring.
+#[test]
+fn xsa_178_garbage_ring_sizes() {
+    for name in ["max-ring-page-order", "max-ring-pages"] {
+        for value in ["", "-1", "0x4", "four", "4 ", "4294967296"] {
+            let mut rig = Rig::<512, 1>::with_limits();
+            rig.node(name, value);
+            rig.state(XenbusState::InitWait);
+            let events = rig.events();
+            let [Event::Failed(Fault::Negotiate(error)), Event::Closed] = &events[..] else {
+                panic!("{name} {value:?}: {events:?}");
+            };
+            assert!(matches!(error, NegotiateError::Field(_)), "{error}");
+            assert_eq!(rig.get(ERROR), format!("22 {error}"));
+            assert_eq!(rig.world.usage(FRONT).granted, 0);
+        }
+        // As large as we can use, and no larger.
+        for value in ["16", "31", "64", "4294967295"] {
+            let mut rig = Rig::<512, 1>::with_limits();
+            rig.node(name, value);
+            rig.connect();
+            let usage = rig.world.usage(FRONT);
+            assert_eq!((usage.granted, rig.peer().slots()), (16, 512), "{value}");
+            reads(&mut rig, 0);
+        }
+    }
+}
+
+/// More segments in a request than a buffer of ours has.
+#[test]
+fn xsa_178_segments_without_end() {
+    for value in ["0", "1", "12", "65536", "4294967295"] {
+        let mut rig = Rig::<32, 16>::with_limits();
+        rig.published();
+        rig.describe();
+        rig.node("feature-max-indirect-segments", value);
+        rig.state(XenbusState::Connected);
+        rig.events();
+        let pages = rig.front.info().map(|info| info.max_pages);
+        assert!(matches!(pages, Some(11..=16)), "{value}: {pages:?}");
+        let buffer = rig.front.buffer(16).expect("pages enough");
+        let submitted = rig.front.submit(Op::Read, Sector::new(0), buffer);
+        submitted.expect("room");
+        rig.front.kick().expect("a live world");
+        let mut sectors = 0;
+        while rig.front.in_flight() > 0 {
+            let request = rig.take_all();
+            let segments = rig.segments(&request);
+            sectors += segments.len() * 8;
+            assert!(segments.len() <= 16);
+            rig.peer()
+                .answer(response(request.id, echo(&request), Status::OKAY));
+            while rig.front.reap().expect("honest").is_some() {}
+        }
+        assert_eq!(sectors, 128);
+    }
 }
 
 /// A live resize to what cannot be changes nothing; to what can be, it is checked like the first size.

@@ -213,7 +213,7 @@ impl<P: World> Disks<P> {
                 );
             }
             let fronts = self.disks.values().filter_map(|disk| disk.front.as_ref());
-            let busy = fronts.map(Frontend::in_flight).sum::<usize>() > 0;
+            let busy = fronts.map(|front| front.in_flight()).sum::<usize>() > 0;
             self.wait(None, Some(if busy { left.min(DRAIN_LOOK) } else { left }))?;
             if busy {
                 // What is in flight is answered without the store's knowing.

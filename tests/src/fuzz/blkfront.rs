@@ -91,7 +91,7 @@ pub fn frontend_responses(data: &[u8]) {
 }
 
 /// Nodes of both directories, in this order: which one, how many bytes, the bytes.
-const NODES: [(&str, &str); 16] = [
+const NODES: [(&str, &str); 19] = [
     (BACK_DIR, "state"),
     (BACK_DIR, "sectors"),
     (BACK_DIR, "sector-size"),
@@ -108,6 +108,9 @@ const NODES: [(&str, &str); 16] = [
     (BACK_DIR, "discard-granularity"),
     (BACK_DIR, "discard-secure"),
     (BACK_DIR, "feature-barrier"),
+    (BACK_DIR, "feature-max-indirect-segments"),
+    (BACK_DIR, "feature-persistent"),
+    (BACK_DIR, "max-ring-page-order"),
 ];
 
 /// Lets the frontend look at its nodes while the data rewrites them.
@@ -116,7 +119,8 @@ const NODES: [(&str, &str); 16] = [
 /// If the frontend does.
 pub fn xenbus_nodes(data: &[u8]) {
     let data = data.get(..NODES_MAX).unwrap_or(data);
-    let mut rig = Rig::new();
+    let mut rig = Rig::<64, 16>::with_limits();
+    rig.front.set_persistent(true);
     rig.describe();
     let mut rest = data;
     while let [which, tail @ ..] = rest {
