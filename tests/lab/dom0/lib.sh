@@ -37,7 +37,7 @@ make_images() {
 }
 
 # linux_blkback: the kernel's own backend serves `disk=["phy:..."]`
-linux_blkback() { modprobe loop && modprobe xen-blkback; }
+linux_blkback() { server=linux; modprobe loop && modprobe xen-blkback; }
 
 # ringfence_backend [ARGUMENT...]: ours serves disks with script=block-ringfence; its output is /run/ringfence.log
 ringfence_backend() {
@@ -47,8 +47,12 @@ ringfence_backend() {
   until_true 30 grep -q '"ready"' /run/ringfence.log || { cat /run/ringfence.log; return 1; }
 }
 
-# disk IMAGE VDEV [rw|ro]: a disk of ours in xl's words
-disk() { echo "format=raw,vdev=$2,access=${3:-rw},backendtype=phy,script=block-ringfence,target=$1"; }
+# disk IMAGE VDEV [rw|ro]: a disk in xl's words, of ours, or of Linux's after linux_blkback
+server=ringfence
+disk() {
+  local script=; [ $server = linux ] || script=script=block-ringfence,
+  echo "format=raw,vdev=$2,access=${3:-rw},backendtype=phy,${script}target=$1"
+}
 
 # guest_config NAME [DISK...]: xl's configuration. From the environment: type, memory, vcpus, extra (kernel
 # arguments), config (more lines)
@@ -126,6 +130,9 @@ gone() { ! xl list $1; }
 # state BACKEND-OR-FRONTEND-DIRECTORY VALUE [SECONDS]: waits for a xenbus state
 state() { until_true ${3:-20} has_state $1 $2; }
 has_state() { [ "$(xenstore-read $1/state)" = $2 ]; }
+
+# no_node PATH: whether the store has no such node
+no_node() { ! xenstore-exists $1; }
 
 # same_data IMAGE MIB GUEST DEVICE: the first MIB are the same here and there
 same_data() {

@@ -25,8 +25,8 @@ done
 # A guest that asks without end does not keep the tools waiting.
 flood=$(start_in g 'echo "A many 5000 read name" | lab-store /dev/xen/xenbus')
 for n in 1 2 3 4 5 6 7 8 9 10; do
-  timeout 5 xenstore-write /flood/$n $n
-  timeout 5 xenstore-ls /flood >/dev/null
+  timeout $((10 * patience)) xenstore-write /flood/$n $n
+  timeout $((10 * patience)) xenstore-ls /flood >/dev/null
 done
 xenstore-rm /flood
 wait_in g $flood 60
@@ -41,7 +41,7 @@ in_guest g 30 'ping -c 3 10.0.0.1'
 xl block-attach g "phy:$b,xvdb,w"
 in_guest g 30 'wait_disk xvdb && random_data xvdb 1'
 guest_off g
-type=pvh config= guest h "phy:$a,xvda,w"
+config= guest h "phy:$a,xvda,w"
 same_data $a 2 h xvda
 # Two at once, and both are destroyed as they run.
 config= guest i "phy:$b,xvda,w"

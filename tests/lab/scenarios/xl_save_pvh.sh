@@ -2,20 +2,9 @@
 # shows: Linux 6.1 blkfront: save and restore under load, PVH guest
 # needs: ringfence
 # set: all
+# boot: pvh
+# cpus: 1
+# thread: single
 # seconds: 240
 ringfence_backend
-image=$(disk_image a.img 32)
-mark
-type=pvh vcpus=2 memory=256 guest g1 "$(disk $image xvda)"
-in_guest g1 30 'wait_disk xvda'
-job=$(start_in g1 'fio_verify /dev/xvda 16 --loops=4')
-sleep 3
-xl save g1 /images/g1.save
-until_true 20 only_dom0
-xl restore /images/g1.save
-rm /images/g1.save
-wait_in g1 $job 120
-in_guest g1 30 'random_data xvda 4'
-same_data $image 4 g1 xvda
-guest_off g1
-back_to_mark
+. /lab/save_pvh.sh

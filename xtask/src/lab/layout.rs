@@ -187,7 +187,7 @@ impl Layout {
         ] {
             tree.link(&format!("usr/bin/xenstore-{word}"), "xenstore");
         }
-        for program in ["sbin/mke2fs", "sbin/e2fsck"] {
+        for program in ["sbin/mke2fs", "sbin/e2fsck", "sbin/resize2fs"] {
             tree.program(&roots, program)?;
         }
         tree.link("sbin/mkfs.ext4", "mke2fs");

@@ -55,7 +55,13 @@ impl Wire {
             message.extend(word.to_ne_bytes());
         }
         message.extend(payload);
-        self.stream.write_all(&message)?;
+        match self.stream.write_all(&message) {
+            // The kernel looks at some requests itself.
+            Err(error) if self.events.is_some() => {
+                return Ok((Vec::new(), Err(format!("the device: {error}"))));
+            }
+            other => other?,
+        }
         let mut events = Vec::new();
         loop {
             let (kind, answered, payload) = self.message()?;
