@@ -102,8 +102,8 @@ enum OwnFlush {
     Ended(Result<(), IoError>),
 }
 
-impl<P: Platform> Engine<P> {
-    /// Maps the ring, binds the port and attaches, without a journal.
+impl<P: Platform, J: Journal> Engine<P, J> {
+    /// Maps the ring, binds the port and [attaches](Self::attach).
     ///
     /// # Errors
     /// The disk back, with the reason; nothing stays mapped or bound then.
@@ -113,20 +113,36 @@ impl<P: Platform> Engine<P> {
         ring: &RingNodes,
         terms: &Terms,
         disk: Disk,
+        journal: J,
     ) -> Result<Self, (Disk, AttachError)> {
-        let mapping = match platform.map(peer, &ring.refs, Access::ReadWrite) {
-            Ok(mapping) => mapping,
-            Err(error) => return Err((disk, error.into())),
-        };
-        let channel = match platform.bind(peer, ring.port) {
-            Ok(channel) => channel,
-            Err(error) => return Err((disk, error.into())),
-        };
-        Self::attach(platform, peer, mapping, channel, terms, disk, Unjournaled)
+        match reach(&platform, peer, ring) {
+            Ok((mapping, channel)) => {
+                Self::attach(platform, peer, mapping, channel, terms, disk, journal)
+            }
+            Err(error) => Err((disk, error)),
+        }
     }
-}
 
-impl<P: Platform, J: Journal> Engine<P, J> {
+    /// Maps the ring, binds the port and [recovers](Self::recover).
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn reconnect(
+        platform: P,
+        peer: DomId,
+        ring: &RingNodes,
+        terms: &Terms,
+        disk: Disk,
+        journal: J,
+    ) -> Result<Self, (Disk, AttachError)> {
+        match reach(&platform, peer, ring) {
+            Ok((mapping, channel)) => {
+                Self::recover(platform, peer, mapping, channel, terms, disk, journal)
+            }
+            Err(error) => Err((disk, error)),
+        }
+    }
+
     /// Attaches to a mapped ring where it stands. Never writes to it: the frontend may have posted requests already.
     ///
     /// # Errors
@@ -209,6 +225,11 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     /// How many requests the disk is working on.
     pub fn in_flight(&self) -> usize {
         self.table.in_flight()
+    }
+
+    /// Whether the frontend has requests on the ring that were not taken, or claims to.
+    pub fn is_awaited(&mut self) -> bool {
+        self.ring.pass() != Ok(0)
     }
 
     /// Takes no more requests from now on; [`step`](Self::step) then only finishes what was taken.
@@ -301,4 +322,14 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             self.ring.arm()
         }
     }
+}
+
+/// Maps and binds, all or nothing.
+fn reach<P: Platform>(
+    platform: &P,
+    peer: DomId,
+    ring: &RingNodes,
+) -> Result<(P::Mapping, P::Channel), AttachError> {
+    let mapping = platform.map(peer, &ring.refs, Access::ReadWrite)?;
+    Ok((mapping, platform.bind(peer, ring.port)?))
 }

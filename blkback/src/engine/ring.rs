@@ -41,6 +41,10 @@ impl<M: RingMem> Ring<M> {
         either!(self, ring => ring.reopen(index))
     }
 
+    pub(super) fn pass(&mut self) -> Result<u32, PeerFault> {
+        either!(self, ring => ring.pass())
+    }
+
     /// Takes the next request. The copy that leaves the shared page is the only one that is looked at.
     #[inline]
     pub(super) fn take(&mut self) -> Result<Option<(RequestNative, Slot)>, PeerFault> {

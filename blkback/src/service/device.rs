@@ -1,6 +1,7 @@
 //! One disk of one guest: its life in XenStore, its engine while it is connected.
 
 mod hotplug;
+mod keep;
 mod link;
 mod queue;
 
@@ -15,7 +16,7 @@ use ringfence_core::xenbus::{BackAction, BackView, BackWish, Class, Held, Peer, 
 
 use self::queue::{Looked, Queue};
 use super::Look;
-use super::disks::Disks;
+use super::disks::{Disks, Kept};
 use super::doorbells::Doorbells;
 use super::id::DeviceId;
 use super::toolstack::{Hotplug, Toolstack, is_lost};
@@ -74,6 +75,8 @@ pub(super) struct Device<'p, P: Platform> {
     stats: Arc<Stats>,
     /// While not connected.
     disk: Option<Disk>,
+    /// Since the connection was begun, if somebody keeps a journal.
+    kept: Option<Kept>,
     /// While connected.
     queues: Vec<Queue<'p, P>>,
     /// While connected with several queues.
@@ -117,6 +120,7 @@ impl<'p, P: Platform> Device<'p, P> {
             watching: false,
             stats,
             disk: None,
+            kept: None,
             queues: Vec::new(),
             split: None,
             offer: Offer::default(),
@@ -171,12 +175,12 @@ impl<'p, P: Platform> Device<'p, P> {
                     }
                 }
                 BackAction::Connect => {
-                    if self.connect(platform, store, disks, doorbells)? {
+                    if self.connect(platform, store, disks, doorbells, false)? {
                         self.announce(store)?;
                     }
                 }
                 BackAction::Resume => {
-                    self.connect(platform, store, disks, doorbells)?;
+                    self.connect(platform, store, disks, doorbells, true)?;
                 }
                 BackAction::BeginClosing => {
                     paths::switch_state(store, &self.dir, XenbusState::Closing)?;

@@ -4,11 +4,21 @@ use std::error::Error;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use crate::journal::Record;
 use crate::sink::{DiskIo, File, Uring};
 use crate::stats::Stats;
 
 /// Why a disk could not be opened, in words for the `error` node.
 pub type DiskError = Box<dyn Error + Send + Sync>;
+
+/// The journal of one device.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// What outlives the process.
+    pub record: Record,
+    /// What tells the device's image from others, such as device and inode.
+    pub image: [u64; 2],
+}
 
 /// Opens the disks that a service serves.
 pub trait Disks {
@@ -23,6 +33,16 @@ pub trait Disks {
         read_only: bool,
         stats: &Arc<Stats>,
     ) -> Result<Box<dyn DiskIo>, DiskError>;
+
+    /// The journal of the device with this backend directory, whose disk is open: the same for every process of this domain.
+    /// `None` if nobody keeps one; what is in flight when the process dies is then lost with it.
+    ///
+    /// # Errors
+    /// In words for the `error` node.
+    fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {
+        let _ = backend_dir;
+        Ok(None)
+    }
 
     /// What is readable when any of the disks has finished something; `None` if all of them finish at once.
     fn wake(&self) -> Option<BorrowedFd<'_>> {
@@ -46,6 +66,15 @@ pub trait Images {
     /// # Errors
     /// In words for the `error` node.
     fn open(&mut self, backend_dir: &str) -> Result<Image, DiskError>;
+
+    /// The journal of the device with this backend directory; see [`Disks::journal`].
+    ///
+    /// # Errors
+    /// In words for the `error` node.
+    fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {
+        let _ = backend_dir;
+        Ok(None)
+    }
 }
 
 /// Raw images as disks: by io_uring, or by plain system calls where there is none.
@@ -74,6 +103,10 @@ impl<I: Images> Disks for Files<I> {
             Some(uring) => Box::new(uring.disk(image.fd, read_only, stats.clone())?),
             None => Box::new(File::new(image.fd, read_only, stats.clone())?),
         })
+    }
+
+    fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {
+        self.images.journal(backend_dir)
     }
 
     fn wake(&self) -> Option<BorrowedFd<'_>> {

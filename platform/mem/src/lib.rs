@@ -116,6 +116,16 @@ impl RawPages {
         self.word64(offset).load(Ordering::Acquire)
     }
 
+    /// Stores the `u64` at `offset`, a multiple of 8, with release ordering.
+    ///
+    /// # Panics
+    /// If the word is not within, not aligned, or the memory is read-only.
+    #[inline]
+    pub fn store_u64(&self, offset: usize, value: u64) {
+        assert!(self.writable, "write to read-only memory");
+        self.word64(offset).store(value, Ordering::Release);
+    }
+
     /// Replaces the `u64` at `offset`, a multiple of 8, if it is `old`; otherwise returns what it is.
     ///
     /// # Errors
@@ -281,6 +291,11 @@ mod tests {
             |raw| {
                 raw.store_u32(PAGE + 4, 7);
                 assert_eq!(raw.load_u64(PAGE), 7 << 32);
+                raw.store_u64(8, 0x0102_0304_0506_0708);
+                assert_eq!(
+                    (raw.load_u32(8), raw.load_u32(12)),
+                    (0x0506_0708, 0x0102_0304)
+                );
                 assert_eq!(raw.compare_exchange_u64(PAGE, 0, 1), Err(7 << 32));
                 assert_eq!(raw.compare_exchange_u64(PAGE, 7 << 32, 9), Ok(()));
                 // SAFETY: `raw` outlives the part.

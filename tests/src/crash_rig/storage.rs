@@ -45,8 +45,12 @@ impl Storage {
     /// Lets some of what is under way happen, in any order, whoever submitted it.
     pub fn progress(&mut self, rng: &mut Rng) {
         for _ in 0..rng.below(3) {
-            if !self.flying.is_empty() {
-                let nth = rng.below(self.flying.len());
+            let nth = rng.below(self.flying.len());
+            let Some(flying) = self.flying.get(nth) else {
+                return;
+            };
+            // What the dead left takes its time, so that much may happen before it lands.
+            if flying.life == self.lives || rng.below(8) == 0 {
                 self.land(nth);
             }
         }
@@ -129,7 +133,14 @@ impl DiskIo for Life {
         Ok(())
     }
 
-    fn kick(&mut self) {}
+    // Some finish at once, so that a request is taken and answered in one go.
+    fn kick(&mut self) {
+        let mut shared = self.storage.borrow_mut();
+        let quick = |flying: &Flying| flying.life == self.life && flying.tag.is_multiple_of(3);
+        while let Some(nth) = shared.flying.iter().position(quick) {
+            shared.land(nth);
+        }
+    }
 
     fn reap(&mut self) -> Option<Done> {
         let landed = self

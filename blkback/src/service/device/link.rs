@@ -9,19 +9,22 @@ use super::super::disks::Disks;
 use super::super::doorbells::Doorbells;
 use super::super::id::RingId;
 use super::Device;
-use super::queue::Queue;
+use super::keep::Begin;
+use super::queue::{Journaled, Queue};
 use crate::engine::{Engine, Terms};
+use crate::journal;
 use crate::negotiate::{self, Frontend};
 use crate::sink::{Disk, Split};
 
 impl<'p, P: Platform> Device<'p, P> {
-    /// Maps, binds, attaches. `false` if that failed: the device is retired, and holds nothing.
+    /// Maps, binds, attaches; `resume`: where an earlier process was connected. `false` if that failed: the device is retired, and holds nothing.
     pub(super) fn connect<S: Store, D: Disks>(
         &mut self,
         platform: &'p P,
         store: &mut S,
         disks: &mut D,
         doorbells: &mut impl Doorbells<P::Channel>,
+        resume: bool,
     ) -> Result<bool, StoreError> {
         if !self.open(store, disks)? {
             return Ok(false);
@@ -36,16 +39,26 @@ impl<'p, P: Platform> Device<'p, P> {
                 return Ok(false);
             }
         };
+        let begin = match self.keep(disks, &frontend, resume) {
+            Ok(begin) => begin,
+            Err(reason) => {
+                self.retire(true, reason);
+                return Ok(false);
+            }
+        };
         let Some(disk) = self.disk.take() else {
             return Ok(false);
         };
         let parts = self.divide(disk, &frontend);
         let connected = (0..).zip(parts).try_for_each(|(queue, disk)| {
-            self.connect_ring(platform, queue, &frontend, disk, doorbells)
+            self.connect_ring(platform, queue, &frontend, disk, doorbells, begin)
         });
-        if let Err((peers_fault, reason)) = connected {
-            self.release(doorbells);
-            self.retire(peers_fault, reason);
+        match connected {
+            Ok(()) => self.counts(begin),
+            Err((peers_fault, reason)) => {
+                self.release(doorbells);
+                self.retire(peers_fault, reason);
+            }
         }
         Ok(!self.queues.is_empty())
     }
@@ -70,6 +83,7 @@ impl<'p, P: Platform> Device<'p, P> {
         frontend: &Frontend,
         disk: Disk,
         doorbells: &mut impl Doorbells<P::Channel>,
+        begin: Begin,
     ) -> Result<(), (bool, String)> {
         let Some(nodes) = frontend.queues.get(usize::from(queue)) else {
             self.disk = Some(disk);
@@ -77,9 +91,18 @@ impl<'p, P: Platform> Device<'p, P> {
         };
         let terms = Terms {
             abi: frontend.abi,
-            indirect_segments: self.offer.indirect_segments,
+            indirect_segments: self.offered(begin),
         };
-        let engine = match Engine::connect(platform, self.id.front, nodes, &terms, disk) {
+        let journal = self.kept.as_ref();
+        let journal = journal.map(|kept| journal::Queue::new(kept.record.clone(), queue));
+        let front = self.id.front;
+        let connected = match begin {
+            Begin::Journal { .. } => {
+                Engine::reconnect(platform, front, nodes, &terms, disk, journal)
+            }
+            _ => Engine::connect(platform, front, nodes, &terms, disk, journal),
+        };
+        let mut engine: Journaled<'p, P> = match connected {
             Ok(engine) => engine,
             Err((disk, error)) => {
                 self.disk = Some(disk);
@@ -94,6 +117,11 @@ impl<'p, P: Platform> Device<'p, P> {
                 return Err((true, reason));
             }
         };
+        if begin == Begin::Unknown && engine.is_awaited() {
+            self.disk = Some(engine.into_disk());
+            let reason = "nobody knows which requests an earlier process had taken";
+            return Err((true, reason.into()));
+        }
         let id = RingId {
             device: self.id,
             queue,

@@ -11,11 +11,15 @@ use super::super::storm::Storm;
 use super::{Look, Served};
 use crate::engine::Engine;
 use crate::error::{EngineError, Refusal};
+use crate::journal::{self, Record};
 use crate::stats::Stats;
+
+/// An engine with a journal, if somebody keeps one.
+pub(super) type Journaled<'p, P> = Engine<&'p P, Option<journal::Queue<Record>>>;
 
 pub(super) struct Queue<'p, P: Platform> {
     id: RingId,
-    pub(super) engine: Engine<&'p P>,
+    pub(super) engine: Journaled<'p, P>,
     storm: Storm,
     /// No event is looked at before.
     pub(super) masked_until: Option<Duration>,
@@ -35,7 +39,7 @@ pub(super) struct Looked {
 
 impl<'p, P: Platform> Queue<'p, P> {
     /// Due at once: the frontend may have posted requests before there was anybody to ring.
-    pub(super) fn new(id: RingId, engine: Engine<&'p P>) -> Self {
+    pub(super) fn new(id: RingId, engine: Journaled<'p, P>) -> Self {
         Self {
             id,
             engine,

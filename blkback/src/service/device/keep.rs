@@ -1,0 +1,129 @@
+//! A device's journal: whose it is, whether it can be gone on with.
+
+use ringfence_core::PAGE;
+use ringfence_core::platform::Platform;
+use ringfence_core::wire::blkif::{Abi, RequestNative};
+use ringfence_ring::layout::ring_size;
+
+use super::super::disks::{Disks, Kept};
+use super::Device;
+use crate::journal::{self, Header, JournalError, QueueHeader};
+use crate::negotiate::{Frontend, RingNodes};
+
+/// Recoveries that were begun one after the other and none of which ended: there is no point in another.
+const ATTEMPTS: u64 = 5;
+
+/// How the rings of a connection are begun.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Begin {
+    /// Nothing was taken from them, or nobody keeps a journal.
+    Fresh,
+    /// The frontend is connected, and nobody knows what was taken: nothing may be open.
+    Unknown,
+    /// The journal says what was taken.
+    Journal {
+        /// What the earlier process had offered.
+        features: u32,
+    },
+}
+
+impl<P: Platform> Device<'_, P> {
+    /// Gets the journal, and makes it ready for this connection unless it is to be gone on with. Says why there can be no
+    /// connection.
+    pub(super) fn keep<D: Disks>(
+        &mut self,
+        disks: &mut D,
+        frontend: &Frontend,
+        resume: bool,
+    ) -> Result<Begin, String> {
+        let kept = disks.journal(&self.dir);
+        self.kept = kept.map_err(|error| format!("journal: {error}"))?;
+        let Some(kept) = &self.kept else {
+            return Ok(Begin::Fresh);
+        };
+        let header = self.header(kept, frontend);
+        let record = &kept.record;
+        if !resume || journal::is_empty(record) {
+            header.prepare(record);
+            return Ok(if resume { Begin::Unknown } else { Begin::Fresh });
+        }
+        let found = Header::read(record).map_err(|error| error.to_string())?;
+        same(&found, &header).map_err(|field| JournalError::Stranger { field }.to_string())?;
+        let attempts = journal::begin_recovery(record);
+        if attempts >= ATTEMPTS {
+            return Err(format!("journal: {attempts} recoveries did not end"));
+        }
+        Ok(Begin::Journal {
+            features: found.features,
+        })
+    }
+
+    /// All rings are connected: the journal counts.
+    pub(super) fn counts(&self, begin: Begin) {
+        let Some(kept) = &self.kept else {
+            return;
+        };
+        match begin {
+            Begin::Fresh | Begin::Unknown => journal::complete(&kept.record),
+            Begin::Journal { .. } => journal::end_recovery(&kept.record),
+        }
+    }
+
+    /// The most segments of an indirect request that this frontend was offered, maybe by an earlier process.
+    pub(super) fn offered(&self, begin: Begin) -> u16 {
+        match begin {
+            Begin::Journal { features } => u16::try_from(features & 0xFFFF).unwrap_or(0),
+            _ => self.offer.indirect_segments,
+        }
+    }
+
+    fn header(&self, kept: &Kept, frontend: &Frontend) -> Header {
+        let queue = |ring: &RingNodes| {
+            let bytes = ring.refs.len().saturating_mul(PAGE);
+            // The number is the same in every layout of requests.
+            let slots = ring_size(bytes, size_of::<RequestNative>()).unwrap_or(0);
+            QueueHeader {
+                port: ring.port,
+                refs: ring.refs.iter().copied().collect(),
+                slots: u16::try_from(slots).unwrap_or(0),
+            }
+        };
+        Header {
+            frontend: self.id.front,
+            generation: 0,
+            vdev: self.id.vdev,
+            image: kept.image,
+            protocol: protocol(frontend.abi),
+            features: self.offer.indirect_segments.into(),
+            queues: frontend.queues.iter().map(queue).collect(),
+        }
+    }
+}
+
+/// A number for every layout, which the journals of later versions keep.
+const fn protocol(abi: Abi) -> u32 {
+    match abi {
+        Abi::Native => 1,
+        Abi::X86_32 => 2,
+    }
+}
+
+/// Whether both are about one connection; which field says that they are not.
+fn same(found: &Header, wanted: &Header) -> Result<(), &'static str> {
+    let fields = [
+        ("frontend", found.frontend == wanted.frontend),
+        ("generation", found.generation == wanted.generation),
+        ("vdev", found.vdev == wanted.vdev),
+        ("image", found.image == wanted.image),
+        ("protocol", found.protocol == wanted.protocol),
+        (
+            "number of queues",
+            found.queues.len() == wanted.queues.len(),
+        ),
+        ("ring-ref or event-channel", found.queues == wanted.queues),
+    ];
+    match fields.iter().find(|(_, same)| !same) {
+        Some((field, _)) if !cfg!(ringfence_weaken = "journal_stranger") => Err(field),
+        _ => Ok(()),
+    }
+}
