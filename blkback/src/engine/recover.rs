@@ -131,6 +131,10 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         self.replays.alone && (self.table.in_flight() > 0 || !self.waiting.is_empty())
     }
 
+    fn is_at_work(&self) -> bool {
+        self.table.in_flight() > 0 || !self.fresh.is_empty() || !self.waiting.is_empty()
+    }
+
     /// Starts what an earlier process left, as far as it may be started now. Each is marked before anything is done about it, so
     /// that a crash tells who was at work.
     pub(super) fn take_again(&mut self) {
@@ -139,7 +143,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
                 return;
             };
             let suspect = next.suspect && !cfg!(ringfence_weaken = "journal_suspect");
-            if suspect && (self.table.in_flight() > 0 || !self.fresh.is_empty()) {
+            if suspect && self.is_at_work() {
                 return;
             }
             let Some(next) = self.replays.waiting.pop_front() else {
