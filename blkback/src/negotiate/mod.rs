@@ -4,7 +4,7 @@ mod read;
 mod write;
 
 pub use read::{Frontend, RingNodes, RingRefs, read_frontend};
-pub use write::{write_features, write_geometry};
+pub use write::{write_features, write_geometry, write_offer};
 
 use ringfence_core::store::{FieldError, StoreError};
 use ringfence_core::wire::blkif::MAX_RING_PAGE_ORDER;

@@ -6,18 +6,12 @@ use ringfence_core::wire::blkif::{MAX_RING_PAGE_ORDER, VDISK_READONLY};
 use super::{MAX_INDIRECT, MAX_QUEUES, Offer};
 use crate::sink::Geometry;
 
-/// Writes what the frontend must know before it makes its rings.
+/// Writes what the frontend must know before it makes its rings; must be there before state 2.
 ///
 /// # Errors
 /// The store's.
-pub fn write_features<S: Store>(
-    store: &mut S,
-    dir: &str,
-    offer: &Offer,
-    geometry: &Geometry,
-) -> Result<(), StoreError> {
+pub fn write_offer<S: Store>(store: &mut S, dir: &str, offer: &Offer) -> Result<(), StoreError> {
     store.transaction(|store, tx| {
-        store.write_u32(tx, dir, "feature-flush-cache", u32::from(geometry.flush))?;
         let order = offer.ring_page_order.min(MAX_RING_PAGE_ORDER);
         if order > 0 {
             store.write_u32(tx, dir, "max-ring-page-order", order)?;
@@ -33,6 +27,21 @@ pub fn write_features<S: Store>(
             let node = "feature-max-indirect-segments";
             store.write_u32(tx, dir, node, segments.into())?;
         }
+        Ok(())
+    })
+}
+
+/// Writes which operations the disk does; must be there before state 4.
+///
+/// # Errors
+/// The store's.
+pub fn write_features<S: Store>(
+    store: &mut S,
+    dir: &str,
+    geometry: &Geometry,
+) -> Result<(), StoreError> {
+    store.transaction(|store, tx| {
+        store.write_u32(tx, dir, "feature-flush-cache", u32::from(geometry.flush))?;
         write_discard(store, tx, dir, geometry)
     })
 }

@@ -71,7 +71,7 @@ impl Indirect {
 pub struct Echo {
     /// The frontend's number for the request; never used as a number of ours.
     pub id: RequestId,
-    /// The operation as it came.
+    /// The operation as it came; of an indirect request the one inside, which is what Linux's frontend compares with.
     pub operation: WireOp,
 }
 
@@ -80,7 +80,11 @@ impl Echo {
     pub const fn of(request: &RequestNative) -> Self {
         Self {
             id: RequestId::new(request.id),
-            operation: request.operation,
+            operation: match request.operation {
+                // `indirect_op` lies where other requests have their number of segments.
+                WireOp::INDIRECT => WireOp(request.nr_segments),
+                operation => operation,
+            },
         }
     }
 }
@@ -218,6 +222,17 @@ mod tests {
                 Err(Refusal::Alignment { .. })
             ));
         }
+    }
+
+    #[test]
+    fn the_answer_to_an_indirect_request_names_what_it_was_for() {
+        let mut inner = request(WireOp::INDIRECT, 0, &[]);
+        inner.nr_segments = WireOp::WRITE.0;
+        assert_eq!(Echo::of(&inner).operation, WireOp::WRITE);
+        assert_eq!(
+            Echo::of(&request(WireOp::READ, 0, &[(0, 7)])).operation,
+            WireOp::READ
+        );
     }
 
     #[test]

@@ -291,8 +291,9 @@ impl<'p, P: Platform> Device<'p, P> {
         if self.toolstack.hotplug != Hotplug::Script && !self.open(store, disks)? {
             return Ok(true);
         }
+        negotiate::write_offer(store, &self.dir, &self.offer)?;
         if let Some(disk) = &self.disk {
-            negotiate::write_features(store, &self.dir, &self.offer, disk.geometry())?;
+            negotiate::write_features(store, &self.dir, disk.geometry())?;
         }
         self.clear_error(store)?;
         paths::switch_state(store, &self.dir, XenbusState::InitWait)?;

@@ -139,7 +139,7 @@ impl<'p, P: Platform> Device<'p, P> {
         if let Some(queue) = self.queues.first() {
             let geometry = queue.engine.disk().geometry();
             // Also what was written with state 2 if the disk was known then; frontends look again now.
-            negotiate::write_features(store, &self.dir, &self.offer, geometry)?;
+            negotiate::write_features(store, &self.dir, geometry)?;
             negotiate::write_geometry(store, &self.dir, geometry)?;
         }
         paths::switch_state(store, &self.dir, XenbusState::Connected)
