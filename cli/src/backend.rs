@@ -18,6 +18,7 @@ use ringfence_hosted::{Hosted, RestrictedRing};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{BackendOptions, Switch, Wait};
+use crate::image;
 use crate::signals::Stop;
 
 /// How long a worker that spins looks for work before it sleeps.
@@ -45,10 +46,8 @@ struct FromBroker(Hosted);
 impl Images for FromBroker {
     fn open(&mut self, backend_dir: &str) -> Result<Image, DiskError> {
         let opened = self.0.open_image(backend_dir)?;
-        Ok(Image {
-            fd: opened.file.into(),
-            read_only: opened.spec.read_only,
-        })
+        let backing = opened.backing.into_iter().map(Into::into).collect();
+        image::opened(&opened.spec, opened.file.into(), backing)
     }
 }
 

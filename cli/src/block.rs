@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use ringfence_core::wire::vbd::Vdev;
+use ringfence_hosted::ImageFormat;
 use ringfence_hosted::admin::{Client, DiskInfo, DomainKind, NewDisk};
-use ringfence_hosted::{ImageFormat, ImageSpec};
 
-use crate::disk::{DiskAccess, DiskSpec};
+use crate::disk::DiskSpec;
 
 /// Attaches a disk to a guest; without `backend=` by the only driver domain there is.
 ///
@@ -18,14 +18,15 @@ pub fn attach(client: &Client, guest: &str, disk: &DiskSpec) -> Result<()> {
         Some(name) => name.clone(),
         None => only_driver_domain(client)?,
     };
-    // The broker may run elsewhere: what is relative here is made absolute here.
-    let target = std::path::absolute(Path::new(&disk.target))
-        .with_context(|| format!("target '{}'", disk.target))?;
-    let image = ImageSpec {
-        target: real(target),
-        format: ImageFormat::Raw,
-        read_only: disk.access == DiskAccess::ReadOnly,
+    let target = match disk.format {
+        ImageFormat::Nbd => disk.target.clone().into(),
+        // The broker may run elsewhere: what is relative here is made absolute here.
+        _ => real(
+            std::path::absolute(Path::new(&disk.target))
+                .with_context(|| format!("target '{}'", disk.target))?,
+        ),
     };
+    let image = disk.image(target);
     client
         .attach_disk(NewDisk {
             guest: guest.to_owned(),
@@ -102,6 +103,8 @@ pub fn list(client: &Client, guest: Option<&str>, json: bool) -> Result<()> {
                 serde_json::json!({
                     "vdev": disk.vdev, "dev": disk.dev, "guest": name(disk.guest), "backend": name(disk.backend),
                     "target": disk.image.target, "read_only": disk.image.read_only,
+                    "format": disk.image.format.name(), "shared": disk.image.shared,
+                    "cache": disk.image.cache.name(), "layers": disk.image.layers,
                     "backend_state": disk.backend_state, "frontend_state": disk.frontend_state,
                     "backend_path": disk.backend_path,
                 })

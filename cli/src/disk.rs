@@ -2,15 +2,33 @@
 //!
 //! `xl-disk-configuration(5)`: comma-separated fields; those without `=` are, in order, target, format, vdev and access; the keys
 //! are `target`, `format`, `vdev`, `access`, `backend`, `backendtype`, `devtype`, `script`; `target=` takes the rest of the text.
+//! `direct-io-safe` has no value.
 //! `xm` (Xen 2 and 3): `phy:hda3,sda1,w` and `file:/img,sda1,w[,backend]`.
+//!
+//! Ours besides: `format=nbd`, which a target like `nbd://host/name` says by itself; `access=w!`, of old; `backing=qcow2:/path` and
+//! `backing=raw:/path`, once for each image below a qcow2 one, from the top; `cache=none`, `writeback` or `writethrough`; and the
+//! layers of [`Layers`].
 
+use std::path::PathBuf;
+
+use ringfence_blkback::sink::{LayerError, Layers};
 use ringfence_core::wire::vbd::{Vdev, VdevError};
+use ringfence_hosted::{Backing, Cache, ImageFormat, ImageSpec};
+use ringfence_process::nbd::Address;
 
 /// A disk to attach.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DiskSpec {
-    /// Path of the image or block device, as the broker opens it.
+    /// Path of the image or block device, as the broker opens it; or a server's address.
     pub target: String,
+    /// How to read it.
+    pub format: ImageFormat,
+    /// The images below it.
+    pub backing: Vec<Backing>,
+    /// The page cache's part.
+    pub cache: Cache,
+    /// What stands between the guest and the image.
+    pub layers: Layers,
     /// Whether `target` was named as a block device (`phy:`).
     pub physical: bool,
     /// The virtual disk's name as given, e.g. `xvda`.
@@ -30,6 +48,34 @@ pub enum DiskAccess {
     ReadOnly,
     /// `w`, `rw`.
     ReadWrite,
+    /// `w!`: others write as well, who know of each other.
+    Shared,
+}
+
+impl DiskAccess {
+    /// As the `mode` node has it.
+    pub const fn mode(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "r",
+            Self::ReadWrite => "w",
+            Self::Shared => "w!",
+        }
+    }
+}
+
+impl DiskSpec {
+    /// The image, at `target`, which is where the spec's own is seen from whoever opens it.
+    pub fn image(&self, target: PathBuf) -> ImageSpec {
+        ImageSpec {
+            target,
+            format: self.format,
+            backing: self.backing.clone(),
+            read_only: self.access == DiskAccess::ReadOnly,
+            shared: self.access == DiskAccess::Shared,
+            cache: self.cache,
+            layers: self.layers.to_string(),
+        }
+    }
 }
 
 /// Why a disk's text was refused. Every message names the field and the value.
@@ -80,6 +126,14 @@ pub enum DiskSpecError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A layer that makes no sense.
+    #[error("disk '{spec}': {why}")]
+    Layer {
+        /// The whole text.
+        spec: String,
+        /// Why not.
+        why: LayerError,
+    },
 }
 
 impl std::str::FromStr for DiskSpec {
@@ -106,7 +160,11 @@ impl std::str::FromStr for DiskSpec {
             rest = after;
             let field = field.trim();
             match field.split_once('=') {
+                Some((key, value)) if Layers::knows(key) => fields.layer(key, value)?,
+                Some(("backing", value)) => fields.backing(value)?,
                 Some((key, value)) => fields.set(fields.known(key)?, value)?,
+                // What other tools call the absence of the page cache.
+                None if field == "direct-io-safe" => fields.set("cache", "none")?,
                 None => {
                     let name = order.get(position).ok_or_else(|| fields.surplus(field))?;
                     position += 1;
@@ -120,7 +178,7 @@ impl std::str::FromStr for DiskSpec {
     }
 }
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "target",
     "format",
     "vdev",
@@ -129,11 +187,14 @@ const KEYS: [&str; 8] = [
     "backendtype",
     "devtype",
     "script",
+    "cache",
 ];
 
 struct Fields<'a> {
     spec: &'a str,
     values: [Option<&'a str>; KEYS.len()],
+    backing: Vec<Backing>,
+    layers: Layers,
 }
 
 impl<'a> Fields<'a> {
@@ -141,6 +202,8 @@ impl<'a> Fields<'a> {
         Self {
             spec,
             values: [None; KEYS.len()],
+            backing: Vec::new(),
+            layers: Layers::default(),
         }
     }
 
@@ -162,6 +225,31 @@ impl<'a> Fields<'a> {
                 });
             }
         }
+        Ok(())
+    }
+
+    fn layer(&mut self, key: &str, value: &str) -> Result<(), DiskSpecError> {
+        let set = self.layers.set(key, value);
+        set.map_err(|why| self.bad_layer(why))
+    }
+
+    fn bad_layer(&self, why: LayerError) -> DiskSpecError {
+        DiskSpecError::Layer {
+            spec: self.spec.into(),
+            why,
+        }
+    }
+
+    fn backing(&mut self, value: &str) -> Result<(), DiskSpecError> {
+        let (format, target) = match value.split_once(':') {
+            Some(("raw", path)) if path.starts_with('/') => (ImageFormat::Raw, path),
+            Some(("qcow2", path)) if path.starts_with('/') => (ImageFormat::Qcow2, path),
+            _ => return Err(self.bad("backing", value, "expected raw:/path or qcow2:/path")),
+        };
+        self.backing.push(Backing {
+            target: target.into(),
+            format,
+        });
         Ok(())
     }
 
@@ -208,12 +296,41 @@ impl<'a> Fields<'a> {
             }
             _ => (false, target.to_owned()),
         };
-        match self.get("format") {
-            None | Some("raw" | "") => {}
-            Some(other) => return Err(self.bad("format", other, "only raw images are served")),
+        let served = Address::is_meant(&target);
+        let format = match self.get("format") {
+            None | Some("") if served => ImageFormat::Nbd,
+            None | Some("raw" | "") => ImageFormat::Raw,
+            Some("qcow2") => ImageFormat::Qcow2,
+            Some("nbd") => ImageFormat::Nbd,
+            Some(other) => {
+                return Err(self.bad("format", other, "only raw, qcow2 and nbd are served"));
+            }
+        };
+        // A path is a file, whatever its name looks like; an address is none.
+        if served != (format == ImageFormat::Nbd) {
+            let name = format.name();
+            return Err(self.bad("target", &target, format!("does not go with format {name}")));
         }
+        if served && let Err(why) = target.parse::<Address>() {
+            return Err(self.bad("target", &target, why.to_string()));
+        }
+        if !self.backing.is_empty() && format != ImageFormat::Qcow2 {
+            return Err(self.bad("format", format.name(), "only a qcow2 image has backing="));
+        }
+        let cache = match self.get("cache") {
+            None | Some("" | "default") => Cache::Usual,
+            Some("none") => Cache::Direct,
+            Some("writeback") => Cache::Back,
+            Some("writethrough") => Cache::Through,
+            Some(other) => {
+                let expected = "expected default, none, writeback or writethrough";
+                return Err(self.bad("cache", other, expected));
+            }
+        };
+        self.layers.check().map_err(|why| self.bad_layer(why))?;
         match self.get("backendtype") {
             None | Some("phy" | "") => {}
+            Some("qdisk") if format == ImageFormat::Qcow2 => {}
             Some(other) => return Err(self.bad("backendtype", other, "only phy is served")),
         }
         match self.get("devtype") {
@@ -236,11 +353,16 @@ impl<'a> Fields<'a> {
         let access = match self.get("access").unwrap_or("rw") {
             "r" | "ro" => DiskAccess::ReadOnly,
             "w" | "rw" => DiskAccess::ReadWrite,
-            "w!" => return Err(self.bad("access", "w!", "sharing a writable image is not served")),
-            other => return Err(self.bad("access", other, "expected r, ro, w or rw")),
+            "w!" if format == ImageFormat::Qcow2 => {
+                return Err(self.bad("access", "w!", "a qcow2 image cannot be shared for writing"));
+            }
+            "w!" => DiskAccess::Shared,
+            other => return Err(self.bad("access", other, "expected r, ro, w, rw or w!")),
         };
         Ok(DiskSpec {
             target,
+            format,
+            cache,
             physical,
             vdev_name: vdev_name.to_owned(),
             vdev,
@@ -249,6 +371,8 @@ impl<'a> Fields<'a> {
                 .get("backend")
                 .filter(|name| !name.is_empty())
                 .map(str::to_owned),
+            backing: self.backing,
+            layers: self.layers,
         })
     }
 }

@@ -7,6 +7,7 @@ pub mod disk;
 pub mod domains;
 pub mod guest;
 pub mod host;
+pub mod image;
 pub mod nbd;
 pub mod signals;
 pub mod xen;

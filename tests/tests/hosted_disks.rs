@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ringfence_core::store::{Perm, Store as _, StoreError, StoreExt as _, Tx};
 use ringfence_hosted::admin::{AdminError, ClientError, DomainKind, NewDisk};
-use ringfence_hosted::{HostedStore, ImageFormat, ImageSpec, StoreSocket};
+use ringfence_hosted::{HostedStore, ImageSpec, StoreSocket};
 use ringfence_tests::hosted::{Host, Peer};
 
 const VDEV: u32 = 51712;
@@ -44,11 +44,7 @@ impl Rig {
         NewDisk {
             guest: "guest".into(),
             backend: "blk0".into(),
-            image: ImageSpec {
-                target,
-                format: ImageFormat::Raw,
-                read_only: true,
-            },
+            image: ImageSpec::raw(target, true),
             vdev: VDEV,
             dev: "xvda".into(),
         }

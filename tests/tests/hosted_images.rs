@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use ringfence_core::store::{Store as _, StoreExt as _, Tx};
 use ringfence_hosted::admin::{AdminError, ClientError, DomainKind, NewDisk};
-use ringfence_hosted::{ImageError, ImageFormat, ImageSpec, OpenImageError, OpenedImage};
+use ringfence_hosted::{ImageError, ImageSpec, OpenImageError, OpenedImage};
 use ringfence_tests::hosted::{Host, Peer};
 
 /// A host with a guest and a driver domain that the test speaks for; the guest's process never looks at its disks.
@@ -38,11 +38,7 @@ impl Rig {
         NewDisk {
             guest: "guest".into(),
             backend: "blk0".into(),
-            image: ImageSpec {
-                target: target.into(),
-                format: ImageFormat::Raw,
-                read_only,
-            },
+            image: ImageSpec::raw(target, read_only),
             vdev: 51712 + 16 * number,
             dev: format!("xvd{}", char::from(b'a' + number as u8)),
         }

@@ -342,8 +342,8 @@ fn a_driver_domain_says_what_is_wrong_with_params() {
     for (kind, params, words) in [
         (
             BackendType::Qdisk,
-            "qcow2:/images/a",
-            "params \"qcow2:/images/a\": format qcow2 is not supported, only aio and raw are",
+            "vhd:/images/a",
+            "params \"vhd:/images/a\": format vhd is not supported, only aio, raw and qcow2 are",
         ),
         (
             BackendType::Qdisk,

@@ -2,6 +2,7 @@
 //! nothing is left behind.
 
 use ringfence_blkback::service::{BackendType, Toolstack};
+use ringfence_cli::disk::DiskAccess;
 use ringfence_cli::xen::block::attached::{self, Domains, FindError};
 use ringfence_cli::xen::block::nodes::{self, AttachError, Disk, Place};
 use ringfence_core::DomId;
@@ -21,7 +22,7 @@ const fn disk(local: bool) -> Disk<'static> {
     Disk {
         params: "/images/a.img",
         dev: "xvdb",
-        read_only: false,
+        access: DiskAccess::ReadWrite,
         local,
     }
 }

@@ -11,7 +11,7 @@ use ringfence_core::store::Store as _;
 use ringfence_core::{Sector, SectorCount};
 use ringfence_hosted::admin::{Client, DomainKind, NewDisk, NewDomain, RestartPolicy};
 use ringfence_hosted::broker::Broker;
-use ringfence_hosted::{Hosted, HostedStore, ImageFormat, ImageSpec, RunDir};
+use ringfence_hosted::{Hosted, HostedStore, ImageSpec, RunDir};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
@@ -308,11 +308,7 @@ fn attach(client: &Client, image: &Path) -> Result<()> {
     client.attach_disk(NewDisk {
         guest: "front".into(),
         backend: "back".into(),
-        image: ImageSpec {
-            target: image.to_owned(),
-            format: ImageFormat::Raw,
-            read_only: true,
-        },
+        image: ImageSpec::raw(image, true),
         vdev: VDEV,
         dev: "xvda".into(),
     })?;

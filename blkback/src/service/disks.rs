@@ -1,11 +1,14 @@
 //! Where a service gets its disks from.
 
 use std::error::Error;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::event::epoll;
+use rustix::io::Errno;
+
 use crate::journal::Record;
-use crate::sink::{DiskIo, File, Uring};
+use crate::sink::{self, Below, DiskIo, File, Layers, Qcow2, Uring};
 use crate::stats::Stats;
 
 /// Why a disk could not be opened, in words for the `error` node.
@@ -50,13 +53,24 @@ pub trait Disks {
     }
 }
 
-/// An opened raw image.
+/// What an opened image is. Files are open file descriptions of their own, which carry the image's lock.
+#[derive(Debug)]
+pub enum Source {
+    /// The disk's own bytes.
+    Raw(OwnedFd),
+    /// A qcow2 image, and those below it, from the one right below to the last.
+    Qcow2(OwnedFd, Vec<Below>),
+}
+
+/// An opened image.
 #[derive(Debug)]
 pub struct Image {
-    /// An open file description of its own, which carries the image's lock.
-    pub fd: OwnedFd,
+    /// Where the data is.
+    pub source: Source,
     /// Whether the configuration forbids writing.
     pub read_only: bool,
+    /// What stands between the guest and the image.
+    pub layers: Layers,
 }
 
 /// Opens images: when hosted, by asking the broker. A backend opens nothing by path.
@@ -77,17 +91,46 @@ pub trait Images {
     }
 }
 
-/// Raw images as disks: by io_uring, or by plain system calls where there is none.
+/// Images as disks: raw ones by io_uring, or by plain system calls where there is none.
 pub struct Files<I> {
     images: I,
     uring: Option<Uring>,
+    /// The ring, and every disk that has a descriptor of its own.
+    wakes: Result<OwnedFd, Errno>,
 }
 
 impl<I: Images> Files<I> {
     /// Disks on what `images` opens.
-    pub const fn new(images: I, uring: Option<Uring>) -> Self {
-        Self { images, uring }
+    pub fn new(images: I, uring: Option<Uring>) -> Self {
+        let wakes = epoll::create(epoll::CreateFlags::CLOEXEC).and_then(|set| {
+            if let Some(uring) = &uring {
+                watch(&set, uring.as_fd())?;
+            }
+            Ok(set)
+        });
+        Self {
+            images,
+            uring,
+            wakes,
+        }
     }
+
+    fn storage(
+        &self,
+        source: Source,
+        read_only: bool,
+        stats: &Arc<Stats>,
+    ) -> Result<Box<dyn DiskIo>, DiskError> {
+        Ok(match (source, &self.uring) {
+            (Source::Raw(fd), Some(uring)) => Box::new(uring.disk(fd, read_only, stats.clone())?),
+            (Source::Raw(fd), None) => Box::new(File::new(fd, read_only, stats.clone())?),
+            (Source::Qcow2(image, below), _) => Box::new(Qcow2::new(image, below, read_only)?),
+        })
+    }
+}
+
+fn watch(set: &OwnedFd, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    epoll::add(set, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
 }
 
 impl<I: Images> Disks for Files<I> {
@@ -99,10 +142,15 @@ impl<I: Images> Disks for Files<I> {
     ) -> Result<Box<dyn DiskIo>, DiskError> {
         let image = self.images.open(backend_dir)?;
         let read_only = read_only || image.read_only;
-        Ok(match &self.uring {
-            Some(uring) => Box::new(uring.disk(image.fd, read_only, stats.clone())?),
-            None => Box::new(File::new(image.fd, read_only, stats.clone())?),
-        })
+        let disk = self.storage(image.source, read_only, stats)?;
+        let disk = image.layers.wrap(disk, read_only, backend_dir)?;
+        let ring = self.uring.as_ref().map(Uring::fd);
+        if let Some(fd) = disk.wake().filter(|fd| Some(*fd) != ring) {
+            let set = self.wakes.as_ref().map_err(|errno| *errno)?;
+            // It leaves the set when the disk closes it.
+            watch(set, sink::wake_fd(&*disk, fd))?;
+        }
+        Ok(disk)
     }
 
     fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {
@@ -110,6 +158,9 @@ impl<I: Images> Disks for Files<I> {
     }
 
     fn wake(&self) -> Option<BorrowedFd<'_>> {
-        self.uring.as_ref().map(Uring::as_fd)
+        match &self.wakes {
+            Ok(set) => Some(set.as_fd()),
+            Err(_) => self.uring.as_ref().map(Uring::as_fd),
+        }
     }
 }

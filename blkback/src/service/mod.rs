@@ -15,7 +15,7 @@ mod statistics;
 mod storm;
 mod toolstack;
 
-pub use disks::{DiskError, Disks, Files, Image, Images, Kept};
+pub use disks::{DiskError, Disks, Files, Image, Images, Kept, Source};
 pub use doorbells::{Doorbells, Polled};
 pub use id::{BackendType, DeviceId, RingId};
 pub use run::{Options, RunError, Waiting, run};

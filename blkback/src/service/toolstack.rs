@@ -25,7 +25,7 @@ pub const SCRIPT: &str = "block-ringfence";
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum ImageError {
-    /// No absolute path.
+    /// No absolute path, no address of a server, and no words with a `target=`.
     #[error("{node} {value:?} is no absolute path")]
     NotAbsolute {
         /// The node.
@@ -34,7 +34,7 @@ pub enum ImageError {
         value: String,
     },
     /// An image of another format.
-    #[error("params {value:?}: format {format} is not supported, only aio and raw are")]
+    #[error("params {value:?}: format {format} is not supported, only aio, raw and qcow2 are")]
     Format {
         /// What `params` holds.
         value: String,
@@ -115,7 +115,8 @@ impl Toolstack {
         }
     }
 
-    /// The path of the image of device `id` in `backend_dir`; `None` while nobody has written it. Not asked when hosted.
+    /// What names the image of device `id` in `backend_dir`: an absolute path, a server's address, or several words of which
+    /// the last is `target=` with one of these; `None` while nobody has written it. Not asked when hosted.
     ///
     /// # Errors
     /// The nodes name no image of ours, or cannot be read.
@@ -132,26 +133,31 @@ impl Toolstack {
         let Some(value) = text(store, backend_dir, node)?.filter(|value| !value.is_empty()) else {
             return Ok(None);
         };
-        let path = match (self.hotplug, id.backend) {
-            (Hotplug::AtOnce | Hotplug::Daemon, BackendType::Qdisk) => raw_image(&value)?,
-            _ => &value,
+        let named = match (self.hotplug, id.backend) {
+            (Hotplug::AtOnce | Hotplug::Daemon, BackendType::Qdisk) => of_qemu(&value)?,
+            _ => value.clone(),
         };
-        if !path.starts_with('/') {
+        let is_server = ["nbd:", "nbd+unix:"].iter().any(|it| named.starts_with(it));
+        if !(named.starts_with('/') || is_server || named.contains(TARGET)) {
             return Err(ImageError::NotAbsolute { node, value });
         }
-        Ok(Some(path.to_owned()))
+        Ok(Some(named))
     }
 }
 
+/// In a text of several words the one that comes last.
+const TARGET: &str = "target=";
+
 /// `<format>:<path>` as toolstacks write it for QEMU.
-fn raw_image(params: &str) -> Result<&str, ImageError> {
+fn of_qemu(params: &str) -> Result<String, ImageError> {
     match params.split_once(':') {
-        Some(("aio" | "raw", path)) => Ok(path),
+        Some(("aio" | "raw", path)) => Ok(path.to_owned()),
+        Some(("qcow2", path)) => Ok(format!("format=qcow2,{TARGET}{path}")),
         Some((format, _)) if !format.contains('/') => Err(ImageError::Format {
             value: params.to_owned(),
             format: format.to_owned(),
         }),
-        _ => Ok(params),
+        _ => Ok(params.to_owned()),
     }
 }
 
@@ -192,20 +198,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_of_qemu_are_served_when_they_are_raw() {
+    fn images_of_qemu_are_served_in_the_formats_that_we_know() {
         for (params, path) in [
             ("aio:/images/a.img", "/images/a.img"),
             ("raw:/dev/vg/a", "/dev/vg/a"),
             ("aio:/a:b", "/a:b"),
             ("/plain", "/plain"),
             ("/with:colon", "/with:colon"),
+            ("qcow2:/images/a", "format=qcow2,target=/images/a"),
         ] {
-            assert_eq!(raw_image(params).as_deref(), Ok(path), "{params}");
+            assert_eq!(of_qemu(params).as_deref(), Ok(path), "{params}");
         }
-        let error = raw_image("qcow2:/images/a.qcow2").unwrap_err();
+        let error = of_qemu("vhd:/images/a.vhd").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "params \"qcow2:/images/a.qcow2\": format qcow2 is not supported, only aio and raw are"
+            "params \"vhd:/images/a.vhd\": format vhd is not supported, only aio, raw and qcow2 are"
         );
     }
 }

@@ -16,6 +16,8 @@ mod layers;
 mod memory;
 mod null;
 #[cfg(feature = "std")]
+mod qcow2;
+#[cfg(feature = "std")]
 mod raw;
 mod read_only;
 mod split;
@@ -27,6 +29,8 @@ mod timer;
 mod trace;
 #[cfg(feature = "std")]
 mod uring;
+#[cfg(feature = "std")]
+mod worker;
 
 #[cfg(feature = "std")]
 pub use delay::{Delay, Delays};
@@ -39,11 +43,15 @@ pub use layers::{LayerError, Layers};
 pub use memory::Memory;
 pub use null::Null;
 #[cfg(feature = "std")]
+pub use qcow2::{Below, Qcow2, Qcow2Error};
+#[cfg(feature = "std")]
 pub use raw::OpenError;
 pub use read_only::ReadOnly;
 pub use split::Split;
 #[cfg(feature = "std")]
 pub use throttle::{Limit, Limits, Rate, Throttle};
+#[cfg(feature = "std")]
+pub(crate) use timer::wake_fd;
 #[cfg(feature = "std")]
 pub use trace::{TARGET, Trace};
 #[cfg(feature = "std")]

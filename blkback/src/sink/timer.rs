@@ -13,6 +13,13 @@ use rustix::time::{
 
 use super::DiskIo;
 
+/// The descriptor that `disk` has just given by its [`DiskIo::wake`], to be waited on.
+pub(crate) fn wake_fd(disk: &dyn DiskIo, fd: i32) -> BorrowedFd<'_> {
+    debug_assert_eq!(disk.wake(), Some(fd));
+    // SAFETY: the disk owns it and is borrowed as long as this.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
 /// A timer, and a set of it and the descriptor of the disk below.
 #[derive(Debug)]
 pub(super) struct Timer {
@@ -37,8 +44,7 @@ impl Timer {
         };
         add(timer.as_fd())?;
         if let Some(fd) = below.wake() {
-            // SAFETY: `below` owns it and is borrowed.
-            add(unsafe { BorrowedFd::borrow_raw(fd) })?;
+            add(wake_fd(below, fd))?;
         }
         Ok(Self {
             timer,

@@ -1,3 +1,5 @@
+use ringfence_hosted::{Cache, ImageFormat};
+
 use super::{DiskAccess, DiskSpec};
 
 fn parse(text: &str) -> DiskSpec {
@@ -50,15 +52,68 @@ fn our_own_hotplug_script_may_be_named() {
 }
 
 #[test]
+fn images_and_what_stands_before_them() {
+    let disk = parse(
+        "format=qcow2,vdev=xvda,backing=qcow2:/mid.qcow2,backing=raw:/base.img,cache=writethrough,throttle.iops=100,\
+         delay=5ms,target=/top.qcow2",
+    );
+    let image = disk.image("/top.qcow2".into());
+    assert_eq!(image.format, ImageFormat::Qcow2);
+    let below: Vec<_> = image
+        .backing
+        .iter()
+        .map(|below| (below.format, below.target.to_str().expect("text")))
+        .collect();
+    let expected = [
+        (ImageFormat::Qcow2, "/mid.qcow2"),
+        (ImageFormat::Raw, "/base.img"),
+    ];
+    assert_eq!(below, expected);
+    assert_eq!(image.cache, Cache::Through);
+    assert_eq!(image.layers, "throttle.iops=100,delay=5ms");
+    let disk = parse("vdev=xvda,direct-io-safe,access=w!,target=/img");
+    assert_eq!(
+        (disk.cache, disk.access),
+        (Cache::Direct, DiskAccess::Shared)
+    );
+    assert!(disk.image("/img".into()).shared);
+    let disk = parse("nbd:unix:/run/a.sock:disk,,xvda");
+    assert_eq!(disk.format, ImageFormat::Nbd);
+}
+
+#[test]
 fn every_refusal_names_field_and_value() {
     for (text, part) in [
         ("vdev=xvda", "no target"),
         ("/img,raw", "no vdev"),
         ("", "no target"),
         ("/img,raw,nonsense", "vdev 'nonsense'"),
-        ("/img,qcow2,xvda", "format 'qcow2'"),
+        ("/img,vhd,xvda", "format 'vhd'"),
+        ("nbd:host:1,raw,xvda", "does not go with format raw"),
+        ("/img,nbd,xvda", "does not go with format nbd"),
+        (
+            "nbd:host:1,,xvda",
+            "target 'nbd:host:1': expected nbd:unix:",
+        ),
+        (
+            "vdev=xvda,backing=raw:/b,target=/img",
+            "only a qcow2 image has backing=",
+        ),
+        (
+            "vdev=xvda,format=qcow2,backing=/b,target=/img",
+            "backing '/b'",
+        ),
+        ("vdev=xvda,cache=some,target=/img", "cache 'some'"),
+        (
+            "vdev=xvda,delay=5,target=/img",
+            "delay '5': expected a time",
+        ),
+        (
+            "vdev=xvda,throttle.bps-burst=5,target=/img",
+            "needs throttle.bps",
+        ),
         ("/img,raw,xvda,rwx", "access 'rwx'"),
-        ("/img,raw,xvda,w!", "access 'w!'"),
+        ("/img,qcow2,xvda,w!", "access 'w!'"),
         ("/img,raw,xvda,rw,more", "'more' is one field too many"),
         ("vdev=xvda,vdev=xvdb,target=/img", "vdev is given twice"),
         ("vdev=xvda,colour=red,target=/img", "unknown key 'colour'"),

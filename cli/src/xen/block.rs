@@ -3,18 +3,20 @@
 pub mod attached;
 pub mod nodes;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use ringfence_blkback::service::BackendType;
 use ringfence_core::store::{Store, StoreError};
 use ringfence_core::wire::vbd::Vdev;
+use ringfence_hosted::ImageFormat;
 use ringfence_linux::store::{LinuxStore, open_store, own_domid};
 
 use self::attached::Domains;
 use self::nodes::{Attaching, Detaching, Disk, Place};
-use crate::disk::{DiskAccess, DiskSpec};
+use crate::disk::DiskSpec;
+use crate::image;
 
 /// How long a driver domain may take to see a new disk.
 const ADOPTION: Duration = Duration::from_secs(10);
@@ -42,24 +44,26 @@ pub fn attach(guest: &str, disk: &DiskSpec) -> Result<()> {
         vdev: disk.vdev.get(),
     };
     let local = place.backend == own;
-    let params = if local {
+    let target = if disk.format == ImageFormat::Nbd {
+        PathBuf::from(&disk.target)
+    } else if local {
         let target = Path::new(&disk.target);
-        let target = target
+        target
             .canonicalize()
-            .with_context(|| format!("target '{}'", disk.target))?;
-        target.to_string_lossy().into_owned()
+            .with_context(|| format!("target '{}'", disk.target))?
     } else if disk.target.starts_with('/') {
-        disk.target.clone()
+        PathBuf::from(&disk.target)
     } else {
         bail!(
             "target '{}' of another domain is not an absolute path",
             disk.target
         );
     };
+    let params = image::words(disk, &target);
     let new = Disk {
         params: &params,
         dev: &disk.vdev_name,
-        read_only: disk.access == DiskAccess::ReadOnly,
+        access: disk.access,
         local,
     };
     let what = || format!("cannot attach {} to {guest}", disk.vdev_name);

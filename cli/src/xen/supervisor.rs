@@ -200,6 +200,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
         let given = match ask {
             Ask::Hello => {
                 let lock = self.lock.as_ref().and_then(|lock| lock.try_clone().ok());
+                let lock = lock.into_iter().collect();
                 (Answer::Welcome(self.identity.clone()), lock)
             }
             Ask::Device(device) => self.files.device(device),
@@ -268,8 +269,8 @@ struct Ready {
 const SIGTERM: i32 = signal_hook::consts::SIGTERM;
 
 impl Process {
-    fn answer(&mut self, (answer, fd): Given) {
-        let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+    fn answer(&mut self, (answer, fds): Given) {
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         // One answer per question fits any socket: a process that asks without listening loses them.
         if packet::send(self.link.as_fd(), &answer, &fds, SendFlags::DONTWAIT).is_err() {
             self.deaf = true;

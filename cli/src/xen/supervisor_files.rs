@@ -1,7 +1,6 @@
 //! What a supervisor opens for the process it watches over: the devices of Xen, and what backend directories name.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt as _;
 
@@ -10,16 +9,16 @@ use ringfence_core::DomId;
 use ringfence_core::store::{Field, Store, StoreExt as _, Tx};
 use ringfence_linux::DeviceFiles;
 use ringfence_process::images::Images;
-use ringfence_process::{ImageFormat, ImageSpec};
-use rustix::fs::OFlags;
+use ringfence_process::{Cache, ImageSpec};
 
 use super::supervisor_link::{Answer, Device};
+use crate::image;
 
 /// What is said when a device gives no number for its error.
 const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 
-/// An answer with its descriptor, which is closed here once it is sent.
-pub(super) type Given = (Answer, Option<OwnedFd>);
+/// An answer with its descriptors, which are closed here once it is sent.
+pub(super) type Given = (Answer, Vec<OwnedFd>);
 
 /// Opens, and keeps nothing open.
 #[derive(Debug)]
@@ -59,7 +58,7 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
             Device::Xenbus => self.devices.xenbus(),
         };
         match opened {
-            Ok(fd) => (Answer::Device, Some(fd)),
+            Ok(fd) => (Answer::Device, vec![fd]),
             Err(error) => refused(&error, error.raw_os_error().unwrap_or(EIO)),
         }
     }
@@ -67,10 +66,7 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
     /// The image of the device with this backend directory. `None`: I/O of a dead process is still under way, ask again.
     pub(super) fn image(&mut self, backend_dir: &str) -> Option<Given> {
         match self.open(backend_dir) {
-            Ok(Some((spec, fd))) => {
-                let read_only = spec.read_only;
-                Some((Answer::Image { read_only }, Some(fd)))
-            }
+            Ok(Some((spec, fds))) => Some((Answer::Image { spec }, fds)),
             Ok(None) => None,
             Err(words) => Some(refused(&words, 0)),
         }
@@ -81,7 +77,7 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
         refused(&self.images.still_in_use(backend_dir), 0)
     }
 
-    fn open(&mut self, backend_dir: &str) -> Result<Option<(ImageSpec, OwnedFd)>, String> {
+    fn open(&mut self, backend_dir: &str) -> Result<Option<(ImageSpec, Vec<OwnedFd>)>, String> {
         // Nothing else is read on behalf of the process, whatever it asks for.
         let id = DeviceId::from_backend_dir(self.domid, backend_dir)
             .filter(|id| self.toolstack.types.contains(&id.backend))
@@ -90,18 +86,17 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
         let target = image
             .map_err(|error| error.to_string())?
             .ok_or_else(|| format!("{backend_dir} names no image"))?;
-        let mode = self
-            .store
-            .read_opt::<Writable>(Tx::NONE, backend_dir, "mode");
-        let writable = mode.map_err(|error| error.to_string())?;
-        let spec = ImageSpec {
-            target: target.into(),
-            format: ImageFormat::Raw,
-            read_only: !writable.is_some_and(|Writable(yes)| yes),
-        };
+        let mode = self.store.read_opt::<Mode>(Tx::NONE, backend_dir, "mode");
+        let mode = mode.map_err(|error| error.to_string())?;
+        let mode = mode.unwrap_or(Mode::Read);
+        let spec = image::parse(&target, mode == Mode::Read, mode == Mode::Share);
+        let mut spec = spec.map_err(|error| error.to_string())?;
         let safe = self
             .store
             .read_opt::<bool>(Tx::NONE, backend_dir, "direct-io-safe");
+        if spec.cache == Cache::Usual {
+            spec.cache = usual_cache(&spec, matches!(safe, Ok(Some(true))));
+        }
         if self.opened.contains(backend_dir) {
             // The present process has let go of what it had: nothing is left to wait for.
             self.images.forget(backend_dir);
@@ -112,19 +107,28 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
             return Ok(None);
         };
         self.opened.insert(backend_dir.to_owned());
-        bypass_cache(&opened.file, matches!(safe, Ok(Some(true))));
-        Ok(Some((spec, opened.file.into())))
+        let files = core::iter::once(opened.file).chain(opened.backing);
+        Ok(Some((spec, files.map(OwnedFd::from).collect())))
     }
 }
 
-/// The `mode` node: `w`, or `w!` of older toolstacks, for disks that may be written.
-struct Writable(bool);
+/// The `mode` node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// `r`.
+    Read,
+    /// `w`.
+    Write,
+    /// `w!`: others write too.
+    Share,
+}
 
-impl Field for Writable {
+impl Field for Mode {
     fn parse(text: &[u8]) -> Option<Self> {
-        match text.first() {
-            Some(b'w') => Some(Self(true)),
-            Some(b'r') => Some(Self(false)),
+        match text {
+            b"w!" => Some(Self::Share),
+            [b'w', ..] => Some(Self::Write),
+            [b'r', ..] => Some(Self::Read),
             _ => None,
         }
     }
@@ -132,32 +136,18 @@ impl Field for Writable {
 
 fn refused(words: &impl ToString, errno: i32) -> Given {
     let words = words.to_string();
-    (Answer::Refused { words, errno }, None)
+    (Answer::Refused { words, errno }, Vec::new())
 }
 
-/// A sector, where direct I/O wants it in memory.
-#[repr(align(4096))]
-struct Aligned([u8; 512]);
-
 /// Takes the page cache out of the way, so that what a guest was told is written survives this domain: of block devices always,
-/// as kernels' backends do, of files where the toolstack asks for it (`direct-io-safe`) and the file system takes single
-/// sectors. Flushes are honoured either way.
-fn bypass_cache(file: &File, safe: bool) {
-    let device = file
-        .metadata()
-        .is_ok_and(|meta| meta.file_type().is_block_device());
-    if !device && !safe {
-        return;
-    }
-    let (direct, cached) = (OFlags::DIRECT, OFlags::empty());
-    if rustix::fs::fcntl_setfl(file, direct).is_err() {
-        tracing::info!("an image's file system knows no direct I/O: through the page cache");
-        return;
-    }
-    let mut sector = Aligned([0; 512]);
-    if !device && rustix::io::pread(file, &mut sector.0, 512).is_err() {
-        tracing::info!("an image's file system takes no single sectors: through the page cache");
-        let _ = rustix::fs::fcntl_setfl(file, cached);
+/// as kernels' backends do, of files where the toolstack asks for it (`direct-io-safe`). Flushes are honoured either way.
+fn usual_cache(spec: &ImageSpec, safe: bool) -> Cache {
+    let meta = std::fs::metadata(&spec.target);
+    let device = meta.is_ok_and(|meta| meta.file_type().is_block_device());
+    if device || safe {
+        Cache::Direct
+    } else {
+        Cache::Usual
     }
 }
 

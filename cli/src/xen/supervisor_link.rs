@@ -7,10 +7,13 @@ use std::sync::Mutex;
 use ringfence_blkback::service::{DiskError, Image, Images};
 use ringfence_core::DomId;
 use ringfence_linux::DeviceFiles;
+use ringfence_process::ImageSpec;
 use ringfence_process::packet::{self, Received};
 use rustix::net::{RecvFlags, SendFlags};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::image;
 
 /// From the process to the supervisor. All but [`Ready`](Self::Ready) are answered, in order.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -58,10 +61,10 @@ pub(super) enum Answer {
     Welcome(Identity),
     /// The device; its descriptor comes with this.
     Device,
-    /// The image; its descriptor comes with this.
+    /// The image; its descriptor comes with this, and those of the images below it.
     Image {
-        /// Whether the configuration forbids writing.
-        read_only: bool,
+        /// What the configuration says of it.
+        spec: ImageSpec,
     },
     /// No.
     Refused {
@@ -87,7 +90,7 @@ impl Link {
         Self(Mutex::new(socket))
     }
 
-    fn call(&self, ask: &Ask) -> io::Result<(Answer, Option<OwnedFd>)> {
+    fn call(&self, ask: &Ask) -> io::Result<(Answer, Vec<OwnedFd>)> {
         let socket = self
             .0
             .lock()
@@ -101,7 +104,7 @@ impl Link {
             Received::Message(Answer::Refused { words, .. }, _) => {
                 Err(io::Error::other(Refused(words)))
             }
-            Received::Message(answer, mut fds) => Ok((answer, fds.pop())),
+            Received::Message(answer, fds) => Ok((answer, fds)),
             Received::Closed => Err(io::ErrorKind::ConnectionReset.into()),
             Received::Nothing | Received::Garbage => Err(io::ErrorKind::InvalidData.into()),
         }
@@ -110,7 +113,7 @@ impl Link {
     /// Who we are, and the lock that says so, to be kept for as long as we serve.
     pub(super) fn hello(&self) -> io::Result<(Identity, Option<OwnedFd>)> {
         match self.call(&Ask::Hello)? {
-            (Answer::Welcome(identity), lock) => Ok((identity, lock)),
+            (Answer::Welcome(identity), mut lock) => Ok((identity, lock.pop())),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -126,18 +129,24 @@ impl Link {
 
     fn device(&self, device: Device) -> io::Result<OwnedFd> {
         match self.call(&Ask::Device(device))? {
-            (Answer::Device, Some(fd)) => Ok(fd),
+            (Answer::Device, mut fds) => fds.pop().ok_or(io::ErrorKind::InvalidData.into()),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 
-    fn image(&self, backend_dir: &str) -> io::Result<Image> {
+    fn image(&self, backend_dir: &str) -> Result<Image, DiskError> {
         let ask = Ask::OpenImage {
             backend_dir: backend_dir.to_owned(),
         };
         match self.call(&ask)? {
-            (Answer::Image { read_only }, Some(fd)) => Ok(Image { fd, read_only }),
-            _ => Err(io::ErrorKind::InvalidData.into()),
+            (Answer::Image { spec }, mut fds) if fds.len() == spec.backing.len() + 1 => {
+                let backing = fds.split_off(1);
+                let file = fds
+                    .pop()
+                    .ok_or(io::Error::from(io::ErrorKind::InvalidData))?;
+                image::opened(&spec, file, backing)
+            }
+            _ => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
         }
     }
 }
@@ -166,7 +175,7 @@ pub(super) struct FromSupervisor(pub(super) std::sync::Arc<Link>);
 
 impl Images for FromSupervisor {
     fn open(&mut self, backend_dir: &str) -> Result<Image, DiskError> {
-        Ok(self.0.image(backend_dir)?)
+        self.0.image(backend_dir)
     }
 }
 

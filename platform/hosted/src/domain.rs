@@ -46,9 +46,11 @@ pub enum OpenImageError {
 pub struct OpenedImage {
     /// A description of this process's own, which carries the image's lock: duplicate it nowhere.
     pub file: File,
+    /// The images below it, opened for reading, in the order of the configuration.
+    pub backing: Vec<File>,
     /// What the configuration says about it.
     pub spec: ImageSpec,
-    /// Size in bytes, a multiple of 512.
+    /// Size of the file in bytes; 0 where the file is a connection.
     pub bytes: u64,
 }
 
@@ -156,12 +158,16 @@ impl Hosted {
             backend_path: backend_path.to_owned(),
         };
         let (reply, fds) = self.0.link.call(&request)?;
-        match (reply, <[_; 1]>::try_from(fds)) {
-            (Reply::Image { spec, bytes }, Ok([file])) => Ok(OpenedImage {
-                file: file.into(),
-                spec,
-                bytes,
-            }),
+        let mut files = fds.into_iter().map(File::from);
+        match (reply, files.next()) {
+            (Reply::Image { spec, bytes }, Some(file)) if files.len() == spec.backing.len() => {
+                Ok(OpenedImage {
+                    file,
+                    backing: files.collect(),
+                    spec,
+                    bytes,
+                })
+            }
             (Reply::Refused(Refusal::Image(error)), _) => Err(error.into()),
             _ => Err(crate::control::failed("open_image", rustix::io::Errno::BADMSG).into()),
         }

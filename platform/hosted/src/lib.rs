@@ -49,6 +49,8 @@ pub use control::{CONTROL_FD_ENV, DomainKind};
 pub use domain::{Hosted, InheritError, OpenImageError, OpenedImage, inherited_socket};
 pub use evtchn::Channel;
 pub use grants::{Granted, Mapping};
-pub use ringfence_process::{ImageError, ImageFormat, ImageSpec, RestrictedRing, sandbox};
+pub use ringfence_process::{
+    Backing, Cache, ImageError, ImageFormat, ImageSpec, RestrictedRing, sandbox,
+};
 pub use rundir::{RunDir, RunDirError};
 pub use store::{HostedStore, StoreSocket};

@@ -11,6 +11,10 @@ use thiserror::Error;
 pub enum ImageFormat {
     /// The disk's own bytes.
     Raw,
+    /// QEMU's qcow2, version 2 or 3.
+    Qcow2,
+    /// What a server of the NBD protocol has; the target is its address, see [`crate::nbd`].
+    Nbd,
 }
 
 impl ImageFormat {
@@ -18,19 +22,79 @@ impl ImageFormat {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+            Self::Nbd => "nbd",
         }
     }
+}
+
+/// The page cache's part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Cache {
+    /// Between us and files; whoever opens for a domain that may die says otherwise.
+    #[default]
+    Usual,
+    /// Takes none: `O_DIRECT`, where the file system takes single sectors.
+    Direct,
+    /// Between us and the storage; a flush writes out.
+    Back,
+    /// The same, and every write is written out before it is answered: `O_DSYNC`.
+    Through,
+}
+
+impl Cache {
+    /// As configurations have it, in QEMU's words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Usual => "default",
+            Self::Direct => "none",
+            Self::Back => "writeback",
+            Self::Through => "writethrough",
+        }
+    }
+}
+
+/// An image below another.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Backing {
+    /// A regular file or a block device, absolute.
+    pub target: PathBuf,
+    /// How to read it.
+    pub format: ImageFormat,
 }
 
 /// What the configuration says about a disk's image. Nothing is ever probed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ImageSpec {
-    /// A regular file or a block device, absolute.
+    /// A regular file or a block device, absolute; or the address of a server.
     pub target: PathBuf,
     /// How to read it.
     pub format: ImageFormat,
+    /// The images below it, from the one right below to the last. What an image's own header names is never opened.
+    pub backing: Vec<Backing>,
     /// Whether the guest must not write.
     pub read_only: bool,
+    /// Whether others may write at the same time, who then say the same (`w!`).
+    pub shared: bool,
+    /// The page cache's part.
+    pub cache: Cache,
+    /// What stands between the guest and the image, in the words of the backend.
+    pub layers: String,
+}
+
+impl ImageSpec {
+    /// A raw image, and nothing special.
+    pub fn raw(target: impl Into<PathBuf>, read_only: bool) -> Self {
+        Self {
+            target: target.into(),
+            format: ImageFormat::Raw,
+            backing: Vec::new(),
+            read_only,
+            shared: false,
+            cache: Cache::Usual,
+            layers: String::new(),
+        }
+    }
 }
 
 /// Why an image cannot be served.
@@ -70,6 +134,32 @@ pub enum ImageError {
         target: PathBuf,
         /// Who, as far as it can be known.
         by: String,
+    },
+    /// Others cannot write to an image of this format at the same time.
+    #[error("{}: a {format} image cannot be shared for writing", target.display())]
+    Shared {
+        /// The image.
+        target: PathBuf,
+        /// Its format.
+        format: String,
+    },
+    /// Images below one that has no place for any, or too many of them.
+    #[error("{}: a {format} image with {count} images below it", target.display())]
+    Backing {
+        /// The image.
+        target: PathBuf,
+        /// Its format.
+        format: String,
+        /// How many were named.
+        count: usize,
+    },
+    /// No address of a server.
+    #[error("{}: {why}", target.display())]
+    Address {
+        /// As it was written.
+        target: PathBuf,
+        /// What is wrong.
+        why: crate::nbd::AddressError,
     },
     /// The path is not absolute: a supervisor's working directory means nothing to who wrote it.
     #[error("{}: not an absolute path", target.display())]

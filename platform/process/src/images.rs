@@ -2,35 +2,36 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Seek as _, SeekFrom};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
-
-use crate::image::{ImageError, ImageSpec};
-use crate::locks::{self, Conflict};
+use crate::image::{ImageError, ImageFormat, ImageSpec};
+use crate::locks::{Conflict, Use};
+use crate::nbd::{Address, Fence};
+use crate::open::{self, BACKING_MAX, Busy, Identity, Wish};
 
 /// An open image with its locks.
 #[derive(Debug)]
 pub struct Opened {
-    /// A description that nobody else has.
+    /// A description that nobody else has; or the connection to a server.
     pub file: File,
-    /// Size.
+    /// The images below it, in the order of the configuration.
+    pub backing: Vec<File>,
+    /// Size of the file; nothing of a server's.
     pub bytes: u64,
-    /// Device and inode.
-    identity: (u64, u64),
+    identity: Identity,
 }
 
 /// A disk as configured.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Disk {
     spec: ImageSpec,
     /// As messages name it.
     name: String,
-    identity: (u64, u64),
+    identity: Identity,
     /// Some process had it open: I/O of a dead one may still be under way.
     served: bool,
+    /// By which that of a server's disk is waited for.
+    fence: Option<Fence>,
 }
 
 /// The images of all disks, by backend directory.
@@ -39,64 +40,81 @@ pub struct Images {
     disks: BTreeMap<String, Disk>,
 }
 
-/// Somebody is in the way of opening the image with this identity.
-type Busy = (Conflict, (u64, u64));
-
 fn open(spec: &ImageSpec) -> Result<Result<Opened, Busy>, ImageError> {
+    let format = || spec.format.name().to_owned();
     let target = || spec.target.clone();
-    let system = |op: &str, error: &io::Error| ImageError::System {
-        target: spec.target.clone(),
-        op: op.to_owned(),
-        errno: error.raw_os_error().unwrap_or(0),
-    };
-    if !spec.target.is_absolute() {
-        return Err(ImageError::Relative { target: target() });
-    }
-    let access = if spec.read_only {
-        OFlags::RDONLY
-    } else {
-        OFlags::RDWR
-    };
-    // Nonblocking, so that a FIFO does not hold the supervisor up; taken back below.
-    let flags = access | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-    let file = match rustix::fs::open(&spec.target, flags, Mode::empty()) {
-        Ok(fd) => File::from(fd),
-        Err(rustix::io::Errno::NOENT) => return Err(ImageError::Missing { target: target() }),
-        Err(rustix::io::Errno::ISDIR) => return Err(ImageError::Directory { target: target() }),
-        Err(errno) => return Err(system("open", &errno.into())),
-    };
-    let meta = file.metadata().map_err(|error| system("fstat", &error))?;
-    let kind = meta.file_type();
-    if kind.is_dir() {
-        return Err(ImageError::Directory { target: target() });
-    }
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(ImageError::WrongKind { target: target() });
-    }
-    rustix::fs::fcntl_setfl(&file, OFlags::empty())
-        .map_err(|errno| system("fcntl", &errno.into()))?;
-    // Of a block device `fstat` says no size.
-    let bytes = (&file)
-        .seek(SeekFrom::End(0))
-        .map_err(|error| system("lseek", &error))?;
-    if bytes % 512 != 0 {
-        return Err(ImageError::Misaligned {
+    if spec.shared && spec.format == ImageFormat::Qcow2 {
+        return Err(ImageError::Shared {
             target: target(),
-            bytes,
+            format: format(),
         });
     }
-    let identity = match kind.is_block_device() {
-        true => (meta.rdev(), 0),
-        false => (meta.dev(), meta.ino()),
-    };
-    match locks::acquire(&file, spec.read_only).map_err(|error| system("fcntl", &error))? {
-        Some(conflict) => Ok(Err((conflict, identity))),
-        None => Ok(Ok(Opened {
-            file,
-            bytes,
-            identity,
-        })),
+    let count = spec.backing.len();
+    if count > BACKING_MAX || (count > 0 && spec.format != ImageFormat::Qcow2) {
+        return Err(ImageError::Backing {
+            target: target(),
+            format: format(),
+            count,
+        });
     }
+    if spec.format == ImageFormat::Nbd {
+        return connect(spec).map(Ok);
+    }
+    let wish = Wish {
+        target: &spec.target,
+        format: spec.format,
+        what: match (spec.read_only, spec.shared) {
+            (true, _) => Use::Read,
+            (false, false) => Use::Write,
+            (false, true) => Use::ShareWrites,
+        },
+        cache: spec.cache,
+    };
+    let top = match open::open(&wish)? {
+        Ok(top) => top,
+        Err(busy) => return Ok(Err(busy)),
+    };
+    let mut backing = Vec::with_capacity(count);
+    for below in &spec.backing {
+        let wish = Wish {
+            target: &below.target,
+            format: below.format,
+            what: Use::Read,
+            cache: spec.cache,
+        };
+        match open::open(&wish)? {
+            Ok(one) => backing.push(one.file),
+            Err(busy) => return Ok(Err(busy)),
+        }
+    }
+    Ok(Ok(Opened {
+        file: top.file,
+        backing,
+        bytes: top.bytes,
+        identity: top.identity,
+    }))
+}
+
+fn connect(spec: &ImageSpec) -> Result<Opened, ImageError> {
+    let text = spec.target.to_string_lossy();
+    let address: Address = text.parse().map_err(|why| ImageError::Address {
+        target: spec.target.clone(),
+        why,
+    })?;
+    let connection = address.connect().map_err(|error| ImageError::System {
+        target: spec.target.clone(),
+        op: match error.raw_os_error() {
+            Some(_) => "connect".to_owned(),
+            None => format!("connect: {error}"),
+        },
+        errno: error.raw_os_error().unwrap_or(0),
+    })?;
+    Ok(Opened {
+        file: connection.into(),
+        backing: Vec::new(),
+        bytes: 0,
+        identity: (0, 0),
+    })
 }
 
 impl Images {
@@ -107,10 +125,9 @@ impl Images {
         identity: (u64, u64),
         except: &str,
     ) -> ImageError {
-        let ours = self
-            .disks
-            .iter()
-            .find(|(path, disk)| *path != except && disk.identity == identity && disk.served);
+        let ours = self.disks.iter().find(|(path, disk)| {
+            *path != except && disk.identity == identity && identity != (0, 0) && disk.served
+        });
         let by = match (ours, conflict) {
             (Some((_, disk)), _) => disk.name.clone(),
             (None, Conflict::Used) => "another process, which writes to it".to_owned(),
@@ -144,6 +161,7 @@ impl Images {
                     name,
                     identity,
                     served: false,
+                    fence: None,
                 };
                 self.disks.insert(backend.to_owned(), disk);
                 Ok(())
@@ -165,6 +183,7 @@ impl Images {
             name,
             identity: (0, 0),
             served: false,
+            fence: None,
         };
         self.disks.insert(backend.to_owned(), disk);
     }
@@ -179,22 +198,33 @@ impl Images {
     /// # Errors
     /// [`ImageError`], in words for the `error` node.
     pub fn open(&mut self, backend: &str) -> Result<Option<(ImageSpec, Opened)>, ImageError> {
-        let Some(disk) = self.disks.get(backend).cloned() else {
+        let Some(disk) = self.disks.get_mut(backend) else {
             return Err(ImageError::NoDisk {
                 backend_path: backend.to_owned(),
             });
         };
-        match open(&disk.spec)? {
+        if disk.fence.as_mut().is_some_and(|fence| !fence.is_over()) {
+            return Ok(None);
+        }
+        disk.fence = None;
+        let (spec, served) = (disk.spec.clone(), disk.served);
+        match open(&spec)? {
             Ok(opened) => {
-                if let Some(disk) = self.disks.get_mut(backend) {
-                    disk.served = true;
-                    disk.identity = opened.identity;
+                disk.served = true;
+                disk.identity = opened.identity;
+                if spec.format == ImageFormat::Nbd {
+                    let fence = Fence::new(&opened.file);
+                    disk.fence = Some(fence.map_err(|error| ImageError::System {
+                        target: spec.target.clone(),
+                        op: "dup".to_owned(),
+                        errno: error.raw_os_error().unwrap_or(0),
+                    })?);
                 }
-                Ok(Some((disk.spec, opened)))
+                Ok(Some((spec, opened)))
             }
-            Err(_) if disk.served => Ok(None),
+            Err(_) if served => Ok(None),
             Err((conflict, identity)) => {
-                Err(self.in_use(&disk.spec.target, conflict, identity, backend))
+                Err(self.in_use(&spec.target, conflict, identity, backend))
             }
         }
     }

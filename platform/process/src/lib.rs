@@ -8,6 +8,8 @@ pub mod child;
 mod image;
 pub mod images;
 pub mod locks;
+pub mod nbd;
+mod open;
 pub mod packet;
 pub mod probe;
 pub mod records;
@@ -15,5 +17,6 @@ pub mod restart;
 pub mod sandbox;
 mod uring;
 
-pub use image::{ImageError, ImageFormat, ImageSpec};
+pub use image::{Backing, Cache, ImageError, ImageFormat, ImageSpec};
+pub use open::BACKING_MAX;
 pub use uring::RestrictedRing;

@@ -18,8 +18,12 @@ impl Perms {
     const BITS: u8 = 4;
     const WRITER: Self = Self(Self::CONSISTENT_READ | Self::WRITE | Self::RESIZE);
     const READER: Self = Self(Self::CONSISTENT_READ);
-    /// What both leave to others.
+    /// One of several, none of which changes the size.
+    const SHARER: Self = Self(Self::CONSISTENT_READ | Self::WRITE);
+    /// What readers and writers leave to others.
     const SHARED: Self = Self(Self::CONSISTENT_READ | Self::WRITE_UNCHANGED);
+    /// What one of several writers leaves to the others.
+    const WRITES_SHARED: Self = Self(Self::CONSISTENT_READ | Self::WRITE_UNCHANGED | Self::WRITE);
 
     fn bits(self) -> impl Iterator<Item = i64> {
         (0..Self::BITS)
@@ -60,18 +64,29 @@ pub enum Conflict {
     NotShared,
 }
 
-/// Locks the image behind `fd` for reading, or for writing as well. `Some` says that somebody else is in the way; the caller
+/// What an image is used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Use {
+    /// Read, while nobody writes.
+    Read,
+    /// Read and written, while nobody else writes.
+    Write,
+    /// Read and written, as others do who say the same.
+    ShareWrites,
+}
+
+/// Locks the image behind `fd` for this use. `Some` says that somebody else is in the way; the caller
 /// then closes `fd`, which drops the locks taken.
 ///
 /// # Errors
 /// As `fcntl(2)`: a file system without locks.
-pub fn acquire(fd: &impl AsFd, read_only: bool) -> io::Result<Option<Conflict>> {
-    let used = if read_only {
-        Perms::READER
-    } else {
-        Perms::WRITER
+pub fn acquire(fd: &impl AsFd, what: Use) -> io::Result<Option<Conflict>> {
+    let (used, shared) = match what {
+        Use::Read => (Perms::READER, Perms::SHARED),
+        Use::Write => (Perms::WRITER, Perms::SHARED),
+        Use::ShareWrites => (Perms::SHARER, Perms::WRITES_SHARED),
     };
-    let refused = Perms::SHARED.others();
+    let refused = shared.others();
     for at in used
         .bits()
         .map(|bit| USED + bit)

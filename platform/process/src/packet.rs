@@ -14,7 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 /// Bytes of the longest message; a longer one is refused by sender and receiver.
 pub const MESSAGE_MAX: usize = 60 * 1024;
 /// Descriptors that travel with one message at most.
-pub const FDS_MAX: usize = 4;
+pub const FDS_MAX: usize = 16;
 
 /// What [`recv`] found.
 #[derive(Debug)]

@@ -11,6 +11,8 @@ use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::xenbus::{Class, Peer, paths};
 use thiserror::Error;
 
+use crate::disk::DiskAccess;
+
 /// Where the hotplug scripts of Xen are.
 const SCRIPTS: &str = "/etc/xen/scripts";
 
@@ -70,12 +72,12 @@ impl Place {
 /// What the disk is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Disk<'a> {
-    /// The absolute path of the image, where the backend is.
+    /// The absolute path of the image, where the backend is; or in [words](crate::image::words).
     pub params: &'a str,
     /// Its name, such as `xvdb`.
     pub dev: &'a str,
-    /// Whether the guest may only read it.
-    pub read_only: bool,
+    /// What the guest may do.
+    pub access: DiskAccess,
     /// The backend is in this domain: we have looked at the path, as its hotplug script would.
     pub local: bool,
 }
@@ -103,7 +105,7 @@ pub fn write<S: Store>(store: &mut S, place: &Place, disk: &Disk<'_>) -> Result<
         ("state", XenbusState::Initialising.digit()),
         ("dev", disk.dev),
         ("type", "phy"),
-        ("mode", if disk.read_only { "r" } else { "w" }),
+        ("mode", disk.access.mode()),
         ("device-type", "disk"),
         ("discard-enable", "1"),
         ("specification", "xen"),

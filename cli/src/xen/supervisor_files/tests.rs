@@ -1,6 +1,6 @@
 //! The supervisor's half against a store in this process, with files for disks and devices.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -88,8 +88,8 @@ impl Desk {
     /// What is answered at once.
     fn ask(&mut self, dir: &str) -> Result<(bool, OwnedFd), String> {
         match self.files.image(dir) {
-            Some((Answer::Image { read_only }, Some(fd))) => Ok((read_only, fd)),
-            Some((Answer::Refused { words, errno: 0 }, None)) => Err(words),
+            Some((Answer::Image { spec }, mut fds)) => Ok((spec.read_only, fds.remove(0))),
+            Some((Answer::Refused { words, errno: 0 }, fds)) if fds.is_empty() => Err(words),
             other => panic!("{other:?}"),
         }
     }
@@ -234,9 +234,9 @@ fn an_image_whose_user_died_is_waited_for_and_one_in_use_is_refused() {
 fn devices_are_given_or_refused_with_their_error() {
     let desk = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
     let (answer, fd) = desk.files.device(Device::Evtchn);
-    assert_eq!((answer, fd.is_some()), (Answer::Device, true));
+    assert_eq!((answer, fd.len() == 1), (Answer::Device, true));
     let (answer, fd) = desk.files.device(Device::Gntdev);
-    assert!(fd.is_none());
+    assert!(fd.is_empty());
     let Answer::Refused { errno, .. } = answer else {
         panic!("{answer:?}");
     };

@@ -9,7 +9,7 @@ use super::*;
 
 /// Asks while `answers` are given one after the other; what was asked.
 fn ask<R>(
-    answers: Vec<(Answer, Option<OwnedFd>)>,
+    answers: Vec<(Answer, Vec<OwnedFd>)>,
     asking: impl FnOnce(Arc<Link>) -> R,
 ) -> (R, Vec<Ask>) {
     let kind = SocketType::SEQPACKET;
@@ -18,12 +18,12 @@ fn ask<R>(
     std::thread::scope(|scope| {
         let supervisor = scope.spawn(move || {
             let mut asked = Vec::new();
-            for (answer, fd) in answers {
+            for (answer, fds) in answers {
                 match packet::recv(ours.as_fd(), RecvFlags::empty()).unwrap() {
                     Received::Message(ask, _) => asked.push(ask),
                     other => panic!("{other:?}"),
                 }
-                let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+                let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
                 packet::send(ours.as_fd(), &answer, &fds, SendFlags::empty()).unwrap();
             }
             asked
@@ -33,13 +33,13 @@ fn ask<R>(
     })
 }
 
-fn null() -> Option<OwnedFd> {
-    Some(File::open("/dev/null").unwrap().into())
+fn null() -> Vec<OwnedFd> {
+    vec![File::open("/dev/null").unwrap().into()]
 }
 
-fn refused(words: &str, errno: i32) -> (Answer, Option<OwnedFd>) {
+fn refused(words: &str, errno: i32) -> (Answer, Vec<OwnedFd>) {
     let words = words.to_owned();
-    (Answer::Refused { words, errno }, None)
+    (Answer::Refused { words, errno }, Vec::new())
 }
 
 #[test]
@@ -68,7 +68,8 @@ fn the_words_of_a_refusal_are_those_of_the_error_node() {
 #[test]
 fn an_image_comes_with_what_the_configuration_forbids() {
     for read_only in [false, true] {
-        let answer = (Answer::Image { read_only }, null());
+        let spec = ImageSpec::raw("/x", read_only);
+        let answer = (Answer::Image { spec }, null());
         let (image, _) = ask(vec![answer], |link| {
             FromSupervisor(link).open("/x").unwrap()
         });
@@ -87,9 +88,10 @@ fn a_device_that_fails_fails_with_its_number() {
 
 #[test]
 fn an_answer_without_its_descriptor_or_to_another_question_is_none() {
+    let spec = ImageSpec::raw("/x", false);
     let answers = vec![
-        (Answer::Device, None),
-        (Answer::Image { read_only: false }, null()),
+        (Answer::Device, Vec::new()),
+        (Answer::Image { spec }, null()),
     ];
     let (errors, _) = ask(answers, |link| {
         [link.evtchn(), link.evtchn()].map(|given| given.unwrap_err().kind())

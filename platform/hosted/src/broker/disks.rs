@@ -57,7 +57,11 @@ fn publish(store: &mut OwnClient<'_>, path: &str, disk: &Disk) -> Result<(), Sto
     let (guest, backend) = (disk.guest, disk.backend);
     let frontend = disk.frontend_path.as_str();
     let target = disk.image.target.to_string_lossy();
-    let mode = if disk.image.read_only { "r" } else { "w" };
+    let mode = match (disk.image.read_only, disk.image.shared) {
+        (true, _) => "r",
+        (false, false) => "w",
+        (false, true) => "w!",
+    };
     store.transaction(|store, tx| {
         // Order matters to a peer that watches already: the frontend without its state, the whole backend, then that state.
         store.mkdir(tx, frontend)?;

@@ -182,7 +182,9 @@ impl Broker {
         match opened {
             Ok(Some((spec, opened))) => {
                 let bytes = opened.bytes;
-                Some(Ok((Reply::Image { spec, bytes }, vec![opened.file.into()])))
+                let files = core::iter::once(opened.file).chain(opened.backing);
+                let fds = files.map(OwnedFd::from).collect();
+                Some(Ok((Reply::Image { spec, bytes }, fds)))
             }
             Err(error) => Some(Err(Refusal::Image(error))),
             Ok(None) => {

@@ -25,6 +25,9 @@ const PLAIN: &[libc::c_long] = &[
     libc::SYS_fsync,
     libc::SYS_fdatasync,
     libc::SYS_fallocate,
+    // A qcow2 image grows; the alignment of its file system is asked for.
+    libc::SYS_ftruncate,
+    libc::SYS_fstatfs,
     libc::SYS_lseek,
     libc::SYS_fstat,
     libc::SYS_close,

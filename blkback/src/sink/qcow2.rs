@@ -1,0 +1,259 @@
+//! Images in QEMU's qcow2, with the images below them.
+//!
+//! `imago` reads and writes them, on a thread, with files that were opened for it: what an image's header names is never opened.
+//! Before a write is answered the tables that make it visible are with the kernel, so that an answered write survives this
+//! process; the order in which they get there leaves the image consistent at every point.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+use imago::file::File as Storage;
+use imago::qcow2::Qcow2 as Driver;
+use imago::raw::Raw;
+use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder as _};
+use ringfence_core::ids::{Sector, SectorCount};
+use rustix::io::Errno;
+use thiserror::Error;
+
+use super::raw::FlushLatch;
+use super::worker::{Blocking, Worker};
+use super::{Discard, DiskIo, Done, Geometry, Io, IoOp};
+use crate::error::IoError;
+
+/// An image below another, opened for reading.
+#[derive(Debug)]
+pub enum Below {
+    /// The disk's own bytes; the last of all.
+    Raw(OwnedFd),
+    /// Another of this format.
+    Qcow2(OwnedFd),
+}
+
+/// Why an image cannot be served.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Qcow2Error {
+    /// It is something else, or damaged.
+    #[error("qcow2: {0}")]
+    Open(#[from] io::Error),
+    /// The header names an image below, and the configuration does not.
+    #[error(
+        "the image's header names the backing file {name:?}, but no backing= is configured for it"
+    )]
+    Unnamed {
+        /// As the header has it.
+        name: String,
+    },
+    /// The other way round: reading through to another image would show what this one never had.
+    #[error("backing= is configured, but the image's header names no backing file")]
+    Unexpected,
+    /// Its data are in another file.
+    #[error("images with an external data file are not served")]
+    External,
+    /// A raw image that is not the last.
+    #[error("backing: a raw image has no image below it")]
+    BelowRaw,
+    /// It has no sector.
+    #[error("the image's size of {bytes} bytes is less than a sector")]
+    Size {
+        /// The disk's size.
+        bytes: u64,
+    },
+    /// No thread, or no descriptor.
+    #[error("cannot start a thread: {0}")]
+    Thread(Errno),
+}
+
+/// A qcow2 image as a disk.
+pub struct Qcow2 {
+    geometry: Geometry,
+    worker: Worker,
+}
+
+/// The header's first fields, which say what the image can do.
+struct Head {
+    version: u32,
+    cluster_bits: u32,
+}
+
+impl Head {
+    fn read(image: &OwnedFd) -> io::Result<Self> {
+        let mut bytes = [0; 24];
+        let read = rustix::io::pread(image, &mut bytes, 0)?;
+        let be = |at: usize| {
+            let field = bytes.get(at..).and_then(|rest| rest.first_chunk());
+            field.map_or(0, |field| u32::from_be_bytes(*field))
+        };
+        if read < bytes.len() || be(0) != 0x5146_49fb {
+            return Err(io::Error::other("no magic number of the format"));
+        }
+        Ok(Self {
+            version: be(4),
+            cluster_bits: be(20),
+        })
+    }
+}
+
+impl Qcow2 {
+    /// The disk in `image`, over the images in `below`, from the one right below it to the last.
+    ///
+    /// # Errors
+    /// [`Qcow2Error`], in words for the `error` node.
+    pub fn new(image: OwnedFd, below: Vec<Below>, read_only: bool) -> Result<Self, Qcow2Error> {
+        let head = Head::read(&image)?;
+        let mut chain = None;
+        for one in below.into_iter().rev() {
+            chain = Some(match one {
+                Below::Raw(_) if chain.is_some() => return Err(Qcow2Error::BelowRaw),
+                Below::Raw(file) => {
+                    let storage = Storage::try_from(File::from(file))?;
+                    FormatAccess::new(Raw::open_image(storage, false)?)
+                }
+                Below::Qcow2(file) => FormatAccess::new(open(file, chain, false)?),
+            });
+        }
+        let disk = FormatAccess::new(open(image, chain, !read_only)?);
+        let bytes = disk.size();
+        let sectors = SectorCount::new(bytes.checked_div(Sector::BYTES).unwrap_or(0));
+        if sectors.get() == 0 {
+            return Err(Qcow2Error::Size { bytes });
+        }
+        // Of older images nothing can be given back: a hole would show what is below.
+        let can_discard = !read_only && head.version >= 3;
+        let cluster = 1u32.checked_shl(head.cluster_bits).unwrap_or(0).max(512);
+        let geometry = Geometry {
+            read_only,
+            discard: can_discard.then(|| Discard::new(cluster)),
+            ..Geometry::new(sectors)
+        };
+        let worker = Worker::new(Image {
+            disk,
+            latch: FlushLatch::default(),
+        });
+        Ok(Self {
+            geometry,
+            worker: worker.map_err(Qcow2Error::Thread)?,
+        })
+    }
+}
+
+type Chained = Driver<Storage, FormatAccess<Storage>>;
+
+fn open(
+    file: OwnedFd,
+    below: Option<FormatAccess<Storage>>,
+    write: bool,
+) -> Result<Chained, Qcow2Error> {
+    let configured = below.is_some();
+    let storage = Storage::try_from(File::from(file))?;
+    let image = Chained::builder(storage)
+        .write(write)
+        .backing(below)
+        .data_file(None)
+        .open(DenyImplicitOpenGate::default())?;
+    if image.requires_external_data_file() {
+        return Err(Qcow2Error::External);
+    }
+    match image.implicit_backing_file() {
+        Some(name) if !configured => Err(Qcow2Error::Unnamed {
+            name: name.to_string(),
+        }),
+        None if configured => Err(Qcow2Error::Unexpected),
+        _ => Ok(image),
+    }
+}
+
+/// What the thread has.
+struct Image {
+    disk: FormatAccess<Storage>,
+    latch: FlushLatch,
+}
+
+impl Image {
+    fn run(&mut self, io: &mut Io) -> Result<(), IoError> {
+        let offset = |sector: Sector| sector.byte_offset().ok_or(IoError::Range);
+        match io.op {
+            IoOp::Read(sector) => {
+                let offset = offset(sector)?;
+                failed("qcow2 read", self.disk.read(io.buffer.bytes_mut(), offset))
+            }
+            IoOp::Write(sector) => {
+                let offset = offset(sector)?;
+                failed("qcow2 write", self.disk.write(io.buffer.bytes(), offset))
+            }
+            IoOp::Discard { sector, count, .. } => {
+                let bytes = count.bytes().ok_or(IoError::Range)?;
+                match self.disk.discard_to_any(offset(sector)?, bytes) {
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                        Err(IoError::Unsupported)
+                    }
+                    result => failed("qcow2 discard", result),
+                }
+            }
+            IoOp::Flush => {
+                let written = self.disk.flush().and_then(|()| self.disk.sync());
+                self.latch.pass(failed("qcow2 flush", written))
+            }
+        }
+    }
+}
+
+fn failed(op: &'static str, result: io::Result<()>) -> Result<(), IoError> {
+    result.map_err(|error| {
+        tracing::debug!(%error, op);
+        let errno = error.raw_os_error();
+        IoError::System {
+            op,
+            errno: errno.unwrap_or(Errno::IO.raw_os_error()),
+        }
+    })
+}
+
+impl Blocking for Image {
+    const NAME: &'static str = "qcow2";
+
+    fn serve(&mut self, batch: &mut [Done]) {
+        let mut changed = false;
+        for done in batch.iter_mut() {
+            done.result = self.run(&mut done.io);
+            changed |= matches!(done.io.op, IoOp::Write(_) | IoOp::Discard { .. });
+        }
+        if !changed {
+            return;
+        }
+        // Once for all of them: the tables go to the kernel. What they would have shown is lost if that fails.
+        if let Err(error) = failed("qcow2 tables", self.disk.flush()) {
+            for done in batch {
+                let changes = matches!(done.io.op, IoOp::Write(_) | IoOp::Discard { .. });
+                if changes && done.result.is_ok() {
+                    done.result = Err(error);
+                }
+            }
+        }
+    }
+}
+
+impl DiskIo for Qcow2 {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn submit(&mut self, io: Io) -> Result<(), Io> {
+        self.worker.submit(io)
+    }
+
+    fn kick(&mut self) {
+        self.worker.kick();
+    }
+
+    fn reap(&mut self) -> Option<Done> {
+        self.worker.reap()
+    }
+
+    fn wake(&self) -> Option<i32> {
+        Some(self.worker.wake())
+    }
+}

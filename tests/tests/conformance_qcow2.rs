@@ -1,0 +1,259 @@
+//! qcow2 images against the suite of disks, and against QEMU's tools.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use ringfence_blkback::sink::{Below, Disk, DiskIo, IoOp, Qcow2, Qcow2Error};
+use ringfence_core::ids::{Sector, SectorCount};
+use ringfence_tests::disk_conformance::{self as suite, SECTORS, io, one};
+
+/// A directory of its own for images made by QEMU's tools, or `None` where there are none.
+struct Images(PathBuf);
+
+impl Images {
+    fn new() -> Option<Self> {
+        match Command::new("qemu-img").arg("--version").output() {
+            Ok(_) => {
+                static MADE: AtomicU32 = AtomicU32::new(0);
+                let number = MADE.fetch_add(1, Ordering::Relaxed);
+                let name = format!("ringfence-qcow2-{}-{number}", std::process::id());
+                let dir = std::env::temp_dir().join(name);
+                std::fs::create_dir(&dir).expect("a directory");
+                Some(Self(dir))
+            }
+            Err(error) => {
+                println!("SKIP qemu-img: {error}");
+                None
+            }
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn create(&self, name: &str, more: &[&str], size: u64) -> PathBuf {
+        let path = self.path(name);
+        let size = size.to_string();
+        let mut command = Command::new("qemu-img");
+        command.args(["create", "-q", "-f", "qcow2"]).args(more);
+        command.arg(&path);
+        // With a backing file the size may be left to it.
+        if size != "0" {
+            command.arg(size);
+        }
+        succeeds(&mut command);
+        path
+    }
+}
+
+impl Drop for Images {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn succeeds(command: &mut Command) -> Output {
+    let output = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+    output
+}
+
+fn qemu_io(path: &Path, commands: &[&str]) {
+    let mut command = Command::new("qemu-io");
+    command.args(["-f", "qcow2"]);
+    for one in commands {
+        command.args(["-c", one]);
+    }
+    let output = succeeds(command.arg(path));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(!said.contains("failed"), "{said}");
+}
+
+fn check(path: &Path) {
+    succeeds(
+        Command::new("qemu-img")
+            .args(["check", "-q", "-f", "qcow2"])
+            .arg(path),
+    );
+}
+
+fn rw(path: &Path) -> std::os::fd::OwnedFd {
+    let file = File::options().read(true).write(true).open(path);
+    file.expect("opens").into()
+}
+
+fn ro(path: &Path) -> std::os::fd::OwnedFd {
+    File::open(path).expect("opens").into()
+}
+
+fn disk(path: &Path, below: Vec<Below>) -> Disk {
+    let disk = Qcow2::new(rw(path), below, false).expect("a disk");
+    Disk::new(Box::new(disk))
+}
+
+fn refused(path: &Path, below: Vec<Below>) -> Qcow2Error {
+    match Qcow2::new(rw(path), below, false) {
+        Err(error) => error,
+        Ok(disk) => panic!("{:?}", disk.geometry()),
+    }
+}
+
+#[test]
+fn every_cluster_size_and_both_versions() {
+    let Some(images) = Images::new() else { return };
+    for (number, options) in [
+        "compat=1.1",
+        "compat=1.1,cluster_size=4096",
+        "compat=1.1,lazy_refcounts=on,cluster_size=2M",
+        "compat=0.10",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut made = 0;
+        suite::run(&mut || {
+            made += 1;
+            let name = format!("{number}-{made}");
+            let path = images.create(&name, &["-o", options], SECTORS * 512);
+            Box::new(Qcow2::new(rw(&path), Vec::new(), false).expect("a disk"))
+        });
+        for made in 1..=made {
+            check(&images.path(&format!("{number}-{made}")));
+        }
+    }
+}
+
+#[test]
+fn an_overlay_passes_the_suite_too() {
+    let Some(images) = Images::new() else { return };
+    let base = images.path("base.raw");
+    File::create(&base)
+        .and_then(|file| file.set_len(SECTORS * 512))
+        .expect("a file");
+    let mut made = 0;
+    suite::run(&mut || {
+        made += 1;
+        let (middle, top) = (format!("middle-{made}"), format!("top-{made}"));
+        let middle = images.create(&middle, &["-b", "base.raw", "-F", "raw"], 0);
+        let top = images.create(
+            &top,
+            &["-b", middle.to_str().expect("text"), "-F", "qcow2"],
+            0,
+        );
+        let below = vec![Below::Qcow2(ro(&middle)), Below::Raw(ro(&base))];
+        Box::new(Qcow2::new(rw(&top), below, false).expect("a disk"))
+    });
+    for made in 1..=made {
+        check(&images.path(&format!("top-{made}")));
+    }
+    let bytes = std::fs::read(&base).expect("reads");
+    assert!(bytes.iter().all(|byte| *byte == 0), "nothing below changed");
+}
+
+/// What is answered is in the file: nothing is flushed or closed before another process looks.
+#[test]
+fn an_answered_write_is_seen_by_who_opens_the_file_then() {
+    let Some(images) = Images::new() else { return };
+    let path = images.create("image", &[], 64 << 20);
+    let mut ours = disk(&path, Vec::new());
+    let mut expected = Vec::new();
+    for (seed, sector) in (1..).zip([0u64, 129, 8191, 65536]) {
+        let done = one(&mut ours, io(1, IoOp::Write(Sector::new(sector)), 8, seed));
+        assert_eq!(done.result, Ok(()));
+        expected.push((sector, done.io.buffer.bytes().to_vec()));
+        let raw = images.path("raw");
+        let mut convert = Command::new("qemu-img");
+        convert.args(["convert", "-U", "-f", "qcow2", "-O", "raw"]);
+        succeeds(convert.arg(&path).arg(&raw));
+        let all = std::fs::read(&raw).expect("reads");
+        for (sector, bytes) in &expected {
+            let at = usize::try_from(sector * 512).expect("small");
+            assert!(all[at..at + bytes.len()] == bytes[..], "sector {sector}");
+        }
+    }
+}
+
+#[test]
+fn qemu_reads_what_we_write_and_we_read_what_qemu_writes() {
+    let Some(images) = Images::new() else { return };
+    let path = images.create("image", &[], 8 << 20);
+    qemu_io(&path, &["write -P 0x5a 3584 70000", "flush"]);
+    let mut ours = disk(&path, Vec::new());
+    let read = |disk: &mut Disk, sector, count| {
+        let done = one(disk, io(1, IoOp::Read(Sector::new(sector)), count, 0));
+        assert_eq!(done.result, Ok(()));
+        done.io.buffer.bytes().to_vec()
+    };
+    let seen = read(&mut ours, 6, 140);
+    assert!(seen[..512].iter().all(|byte| *byte == 0));
+    assert!(seen[512..512 + 70000].iter().all(|byte| *byte == 0x5a));
+    assert!(seen[512 + 70000..].iter().all(|byte| *byte == 0));
+    let mut fill = io(1, IoOp::Write(Sector::new(1001)), 77, 0);
+    fill.buffer.bytes_mut().fill(0xa5);
+    assert_eq!(one(&mut ours, fill).result, Ok(()));
+    let op = IoOp::Discard {
+        sector: Sector::new(0),
+        count: SectorCount::new(128),
+        secure: false,
+    };
+    assert_eq!(one(&mut ours, io(2, op, 0, 0)).result, Ok(()));
+    assert_eq!(one(&mut ours, io(3, IoOp::Flush, 0, 0)).result, Ok(()));
+    drop(ours);
+    check(&path);
+    let at = 1001 * 512;
+    qemu_io(
+        &path,
+        &[
+            &format!("read -P 0xa5 {at} {}", 77 * 512),
+            &format!("read -P 0 {} 512", at + 77 * 512),
+            "read -P 0 0 65536",
+            "read -P 0x5a 65536 8048",
+        ],
+    );
+}
+
+#[test]
+fn a_protected_image_and_those_below_are_not_written_to() {
+    let Some(images) = Images::new() else { return };
+    let path = images.create("image", &[], 1 << 20);
+    let before = std::fs::read(&path).expect("reads");
+    let disk = Qcow2::new(ro(&path), Vec::new(), true).expect("a disk");
+    let geometry = disk.geometry();
+    assert_eq!((geometry.read_only, geometry.discard), (true, None));
+    let mut disk = Disk::new(Box::new(disk));
+    assert_eq!(
+        one(&mut disk, io(1, IoOp::Read(Sector::new(9)), 8, 3)).result,
+        Ok(())
+    );
+    drop(disk);
+    assert!(std::fs::read(&path).expect("reads") == before);
+}
+
+#[test]
+fn nothing_is_opened_that_the_configuration_does_not_name() {
+    let Some(images) = Images::new() else { return };
+    let base = images.create("base", &[], 1 << 20);
+    let top = images.create("top", &["-b", "base", "-F", "qcow2"], 0);
+    match refused(&top, Vec::new()) {
+        Qcow2Error::Unnamed { name } => assert_eq!(name, "base"),
+        other => panic!("{other}"),
+    }
+    let unexpected = refused(&base, vec![Below::Qcow2(ro(&base))]);
+    assert!(matches!(unexpected, Qcow2Error::Unexpected), "{unexpected}");
+    let below_raw = vec![Below::Raw(ro(&base)), Below::Raw(ro(&base))];
+    let below_raw = refused(&top, below_raw);
+    assert!(matches!(below_raw, Qcow2Error::BelowRaw), "{below_raw}");
+    let data = images.path("data");
+    let option = format!("data_file={}", data.to_str().expect("text"));
+    let external = images.create("external", &["-o", &option], 1 << 20);
+    let external = refused(&external, Vec::new());
+    assert!(matches!(external, Qcow2Error::External), "{external}");
+    let raw = images.path("raw");
+    std::fs::write(&raw, [0; 4096]).expect("writes");
+    let raw = refused(&raw, Vec::new());
+    assert!(matches!(raw, Qcow2Error::Open(_)), "{raw}");
+}
