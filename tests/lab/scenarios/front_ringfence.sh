@@ -4,7 +4,6 @@
 # shows: ringfence backend: our frontend in user space, backend killed under load
 # shows: ringfence backend: our frontend in user space, detached while busy
 # needs: ringfence
-# set: all
 # seconds: 300
 # The process that serves says so in a line of its own, each time it starts.
 backend_process() { sed -n 's/.*"ready".*"pid":\([0-9]*\).*/\1/p' /run/ringfence.log | tail -1; }

@@ -1,7 +1,6 @@
 # A frontend in user space of a guest attacks our backend in dom0; another guest's disk, and that of a Linux guest, go on.
 # shows: Hostile frontend: rings, grants, ports and nodes of our backend in dom0
 # needs: ringfence
-# set: all
 # seconds: 240
 ringfence_backend
 linux=$(disk_image linux.img 32)

@@ -3,7 +3,6 @@
 # shows: Linux 6.1 blkfront: goes on when the backend's process is killed and started again
 # shows: Linux 6.1 blkfront: goes on when the backend is stopped and started again
 # needs: ringfence
-# set: all
 # seconds: 240
 served_by() { sed -n 's/.*"ready".*"pid":\([0-9]*\).*/\1/p' /run/ringfence.log | tail -1; }
 another_than() { [ "$(served_by)" != "$1" ]; }

@@ -3,6 +3,5 @@
 # needs: ringfence
 # boot: store
 # dom0: store=ringfence
-# set: all
 # seconds: 120
 . /lab/store/compare.sh
