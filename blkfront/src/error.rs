@@ -139,7 +139,7 @@ pub enum Reason {
     /// What an ended connection left unanswered is being put on the ring first, in its order: reap first.
     #[error("{waiting} requests of an ended connection come first")]
     Repeating {
-        /// How many are not on the ring yet.
+        /// How many are not on the ring yet; 0 if the disk's other queues are to be waited for.
         waiting: usize,
     },
     /// The disk is read-only.

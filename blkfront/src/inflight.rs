@@ -142,6 +142,10 @@ pub(crate) struct Entry<P: Platform, const PAGES: usize> {
     piece: u64,
     /// Whether that piece is an indirect request.
     indirect: bool,
+    /// Whether an ended connection left it unanswered.
+    again: bool,
+    /// What keeps it apart from requests of the device's other queues: see [`Inflight::epoch`].
+    epoch: u64,
     /// Its place in the order of submission.
     seq: u64,
     /// Its place in the order of what was put on rings.
@@ -154,6 +158,8 @@ pub(crate) struct Inflight<P: Platform, const DEPTH: usize, const PAGES: usize> 
     free: Vec<u16, DEPTH>,
     /// The number that the next request put on a ring gets.
     next: u64,
+    /// Even; grows by two with each flush and barrier, which has the odd number between.
+    pub(crate) epoch: u64,
     /// What has a smaller number is published.
     published: u64,
     open: usize,
@@ -169,6 +175,7 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Inflight<P, DEPTH, PAG
             entries: [const { None }; DEPTH],
             free: free.into_iter().rev().collect(),
             next: 0,
+            epoch: 0,
             published: 0,
             open: 0,
             waiting: 0,
@@ -205,6 +212,11 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Inflight<P, DEPTH, PAG
         self.next = number.wrapping_add(1);
         self.open = self.open.saturating_add(1);
         let tag = Tag::of(number, slot);
+        let mut epoch = self.epoch;
+        if op.is_fence() {
+            epoch = epoch.saturating_add(1);
+            self.epoch = epoch.saturating_add(1);
+        }
         Some(place.insert(Entry {
             tag,
             id: tag.0,
@@ -216,6 +228,8 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Inflight<P, DEPTH, PAG
             done: 0,
             piece: 0,
             indirect: false,
+            again: false,
+            epoch,
             seq: number,
             push: number,
             stage: Stage::Open,
@@ -292,6 +306,7 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Inflight<P, DEPTH, PAG
                 entry.stage = Stage::Waiting;
                 entry.stale = true;
             }
+            entry.again |= entry.stage == Stage::Waiting;
         }
         self.waiting = self.waiting.saturating_add(self.open);
         self.open = 0;
@@ -309,8 +324,9 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Inflight<P, DEPTH, PAG
     }
 
     /// The oldest request that waits, unless the order forbids that it goes on the ring now: a flush goes alone, after the
-    /// answers to all that is older and before all that is younger.
-    pub(crate) fn next_waiting(&mut self) -> Option<&mut Entry<P, PAGES>> {
+    /// answers to all that is older and before all that is younger, on this queue and, as far as epochs below `floor` tell, on
+    /// the others.
+    pub(crate) fn next_waiting(&mut self, floor: u64) -> Option<&mut Entry<P, PAGES>> {
         let mut oldest: Option<(usize, u64, bool)> = None;
         for (slot, entry) in self.entries.iter().enumerate() {
             let Some(entry) = entry else { continue };
@@ -326,7 +342,17 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Inflight<P, DEPTH, PAG
         if self.entries.iter().flatten().any(apart) {
             return None;
         }
-        self.entries.get_mut(slot)?.as_mut()
+        let entry = self.entries.get_mut(slot)?.as_mut();
+        entry.filter(|entry| !entry.again || entry.epoch <= floor)
+    }
+
+    /// The smallest epoch of what an ended connection left and nobody answered yet; the largest number if there is none.
+    pub(crate) fn low(&self) -> u64 {
+        let unanswered = |entry: &&Entry<P, PAGES>| {
+            entry.again && matches!(entry.stage, Stage::Open | Stage::Waiting)
+        };
+        let left = self.entries.iter().flatten().filter(unanswered);
+        left.map(|entry| entry.epoch).min().unwrap_or(u64::MAX)
     }
 
     /// The request that waits goes on the ring, under a new id.

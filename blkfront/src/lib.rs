@@ -7,7 +7,8 @@
 //!
 //! What a backend offers is used, and what it does not is done without: rings of up to 16 pages, requests of up to 512 pages
 //! (indirect segments), barriers, discards, persistent grants. When it closes and comes back, or the guest is restored
-//! elsewhere, what was not answered is put on the next ring ([`set_replay`](Queue::set_replay)).
+//! elsewhere, what was not answered is put on the next ring ([`set_replay`](Queue::set_replay)). A [`ManyFrontend`] has several
+//! queues, each for an owner of its own.
 //!
 //! The backend is not trusted. What it answers is compared with what we remember of the request; a lie disables the device
 //! for good, and the pages it may still write to stay out of use until it has let go of them. What it does with the data is its
@@ -26,18 +27,23 @@ mod buffer;
 mod connection;
 mod error;
 mod events;
+mod frontend;
 mod inflight;
 mod life;
+mod many;
 mod negotiate;
 mod queue;
 mod repeat;
+mod rings;
 mod sring;
 
 pub use buffer::{Buffer, MAX_PAGES};
 pub use error::{BufferError, Error, Fault, IoError, NegotiateError, PeerFault, Reason, Rejected};
 pub use events::Serviced;
+pub use frontend::Frontend;
 pub use inflight::{Completion, Op, SLOTS, Tag};
-pub use life::{Event, Frontend};
+pub use life::Event;
+pub use many::{ManyFrontend, QueueHandle, Shared, Split, Turn};
 pub use negotiate::{Discards, Info};
 pub use queue::{Counters, Queue};
 pub use ringfence_ring::Armed;

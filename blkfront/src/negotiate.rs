@@ -10,6 +10,7 @@ use ringfence_core::{DomId, PAGE, Sector, SectorCount};
 
 use crate::connection::{Connection, Limits};
 use crate::error::field;
+use crate::rings::{Rings, Wants};
 use crate::sring::MAX_ORDER;
 use crate::{Error, NegotiateError, Op, Reason, SLOTS};
 
@@ -180,8 +181,9 @@ const fn is_path(byte: u8) -> bool {
 
 /// Nodes that another frontend of this device (a boot loader), or an earlier connection, may have left, and that would make the
 /// backend look for its ring elsewhere or keep our pages mapped.
-const STALE: [&str; 6] = [
+const STALE: [&str; 7] = [
     "ring-ref",
+    "event-channel",
     "ring-page-order",
     "num-ring-pages",
     "multi-queue-num-queues",
@@ -189,18 +191,20 @@ const STALE: [&str; 6] = [
     "feature-large-sector-size",
 ];
 
-/// Reads how large a ring the backend takes, and says how large one for `depth` requests is: the logarithm of its pages. The
-/// outer error is the store's, the inner one the backend's.
-pub(crate) fn ring_order<S: Store>(
+/// Reads what rings the backend takes, and says which of them the frontend makes: the logarithm of the pages of each, and how
+/// many. The outer error is the store's, the inner one the backend's.
+pub(crate) fn offered<S: Store>(
     store: &mut S,
     dir: &str,
-    depth: usize,
-) -> Result<Result<u32, NegotiateError>, Error> {
-    match offered_order(store, dir) {
-        Ok(offered) => {
-            let pages = depth.div_ceil(SLOTS).max(1);
+    wants: Wants,
+) -> Result<Result<(u32, usize), NegotiateError>, Error> {
+    match offered_order(store, dir).and_then(|order| Ok((order, offered_queues(store, dir)?))) {
+        Ok((order, queues)) => {
+            let pages = wants.depth.div_ceil(SLOTS).max(1);
             let needed = pages.next_power_of_two().trailing_zeros();
-            Ok(Ok(needed.min(offered).min(MAX_ORDER)))
+            let queues = usize::try_from(queues).unwrap_or(usize::MAX);
+            let queues = wants.queues.min(queues).max(1);
+            Ok(Ok((needed.min(order).min(MAX_ORDER), queues)))
         }
         Err(error) => Ok(Err(field(error)?)),
     }
@@ -215,15 +219,19 @@ fn offered_order<S: Store>(store: &mut S, dir: &str) -> Result<u32, FieldError> 
     Ok(pages.and_then(u32::checked_ilog2).unwrap_or(0))
 }
 
-/// Shows ring and port to the backend, with state 3, all at once.
-pub(crate) fn publish<P: Platform>(
+fn offered_queues<S: Store>(store: &mut S, dir: &str) -> Result<u32, FieldError> {
+    let queues = store.read_opt(Tx::NONE, dir, "multi-queue-max-queues")?;
+    Ok(queues.unwrap_or(1))
+}
+
+/// Shows rings and ports to the backend, with state 3, all at once.
+pub(crate) fn publish<P: Platform, R: Rings<P>>(
     store: &mut P::Store,
     dir: &str,
-    connection: &Connection<P>,
+    rings: &R,
 ) -> Result<(), StoreError> {
-    let pages = connection.ring.mem();
-    let count = pages.refs().len();
-    let port = connection.channel.port().get();
+    let connections = rings.offered();
+    let pages = connections.first().map_or(1, |c| c.ring.mem().refs().len());
     store.transaction(|store, tx| {
         for name in STALE {
             match store.rm(tx, &join(dir, name)?) {
@@ -231,38 +239,59 @@ pub(crate) fn publish<P: Platform>(
                 Err(error) => return Err(error),
             }
         }
-        if count > 1 {
+        if pages > 1 {
             // By both of its names (blkif.h, note 3).
-            store.write_u32(tx, dir, "ring-page-order", count.trailing_zeros())?;
-            store.write_u64(tx, dir, "num-ring-pages", u64::try_from(count).unwrap_or(1))?;
+            store.write_u32(tx, dir, "ring-page-order", pages.trailing_zeros())?;
+            store.write_u64(tx, dir, "num-ring-pages", u64::try_from(pages).unwrap_or(1))?;
         }
-        for (n, gref) in pages.refs().enumerate() {
-            let mut name = heapless::String::<16>::new();
-            // 8 bytes and at most two digits: it always fits.
-            let _ = name.push_str("ring-ref");
-            if count > 1 {
-                let _ = write!(name, "{n}");
-            }
-            store.write_u32(tx, dir, &name, gref.get())?;
-        }
-        if connection.persistent {
+        if rings.wants().persistent {
             store.write_u32(tx, dir, "feature-persistent", 1)?;
         }
-        store.write_u32(tx, dir, "event-channel", port)?;
+        if let [only] = connections {
+            publish_ring(store, tx, dir, only)?;
+        } else {
+            let count = u64::try_from(connections.len()).unwrap_or(1);
+            store.write_u64(tx, dir, "multi-queue-num-queues", count)?;
+            for (n, connection) in connections.iter().enumerate() {
+                let mut name = heapless::String::<16>::new();
+                // 6 bytes and at most two digits: it always fits.
+                let _ = write!(name, "queue-{n}");
+                publish_ring(store, tx, &join(dir, &name)?, connection)?;
+            }
+        }
         store.write_str(tx, dir, "protocol", PROTOCOL_NATIVE)?;
         store.write_str(tx, dir, "state", XenbusState::Initialised.digit())
     })
+}
+
+fn publish_ring<S: Store, P: Platform>(
+    store: &mut S,
+    tx: Tx,
+    dir: &str,
+    connection: &Connection<P>,
+) -> Result<(), StoreError> {
+    let refs = connection.ring.mem().refs();
+    let count = refs.len();
+    for (n, gref) in refs.enumerate() {
+        let mut name = heapless::String::<16>::new();
+        // 8 bytes and at most two digits: it always fits.
+        let _ = name.push_str("ring-ref");
+        if count > 1 {
+            let _ = write!(name, "{n}");
+        }
+        store.write_u32(tx, dir, &name, gref.get())?;
+    }
+    store.write_u32(tx, dir, "event-channel", connection.channel.port().get())
 }
 
 /// Reads and checks the disk's description. The outer error is the store's, the inner one the backend's.
 pub(crate) fn read_info<S: Store>(
     store: &mut S,
     dir: &str,
-    pages: usize,
-    persistent: bool,
+    wants: Wants,
 ) -> Result<Result<Info, NegotiateError>, Error> {
     match fields(store, dir) {
-        Ok(fields) => Ok(fields.check(pages, persistent)),
+        Ok(fields) => Ok(fields.check(wants)),
         Err(error) => Ok(Err(field(error)?)),
     }
 }
@@ -341,7 +370,7 @@ impl Fields {
         pages.min(offered.max(Limits::DIRECT.segments))
     }
 
-    fn check(&self, pages: usize, persistent: bool) -> Result<Info, NegotiateError> {
+    fn check(&self, wants: Wants) -> Result<Info, NegotiateError> {
         let sectors = SectorCount::new(self.sectors);
         if !(cfg!(ringfence_weaken = "front_sectors") || sectors.bytes().is_some()) {
             return Err(NegotiateError::Sectors(sectors));
@@ -365,8 +394,8 @@ impl Fields {
             flush: self.flush.unwrap_or(0) != 0,
             barrier: self.barrier.unwrap_or(0) != 0,
             discard: self.discard,
-            max_pages: self.max_pages(pages),
-            persistent: persistent && self.persistent.unwrap_or(0) != 0,
+            max_pages: self.max_pages(wants.pages),
+            persistent: wants.persistent && self.persistent.unwrap_or(0) != 0,
         })
     }
 }

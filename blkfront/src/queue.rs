@@ -51,6 +51,8 @@ pub struct Queue<P: Platform, const DEPTH: usize = SLOTS, const PAGES: usize = M
     pub(crate) persistent: bool,
     /// How often this guest was restored.
     pub(crate) life: u32,
+    /// What the device's other queues are to repeat has no smaller epoch.
+    pub(crate) floor: u64,
 }
 
 impl<P: Platform, const DEPTH: usize, const PAGES: usize> Queue<P, DEPTH, PAGES> {
@@ -72,6 +74,7 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Queue<P, DEPTH, PAGES>
             replay: true,
             persistent: false,
             life: 0,
+            floor: u64::MAX,
         }
     }
 

@@ -133,7 +133,7 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Queue<P, DEPTH, PAGES>
         let mut pushed = false;
         while connection.ring.free() > 0 {
             let alone = self.inflight.open() == 0;
-            let Some(entry) = self.inflight.next_waiting() else {
+            let Some(entry) = self.inflight.next_waiting(self.floor) else {
                 break;
             };
             let tag = entry.tag;
@@ -174,7 +174,7 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Queue<P, DEPTH, PAGES>
     /// Why nothing new goes on the ring now, if that is because something older waits.
     pub(crate) fn repeating(&self) -> Result<(), Reason> {
         match self.inflight.waiting() {
-            0 => Ok(()),
+            0 if self.inflight.epoch <= self.floor => Ok(()),
             waiting => Err(Reason::Repeating { waiting }),
         }
     }

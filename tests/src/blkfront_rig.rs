@@ -272,15 +272,20 @@ impl<const DEPTH: usize, const PAGES: usize> Rig<DEPTH, PAGES> {
         self.state(XenbusState::InitWait);
         assert_eq!(self.events(), []);
         assert_eq!(self.front_state(), "3");
-        let mut number = |name: &str| {
-            let text = self.get(&format!("{FRONT_DIR}/{name}"));
+        self.peer = Some(self.attach_to(FRONT_DIR));
+    }
+
+    /// Takes the backend's end of the ring that is published in this directory.
+    pub fn attach_to(&mut self, dir: &str) -> Peer {
+        let mut number = |dir: &str, name: &str| {
+            let text = self.get(&format!("{dir}/{name}"));
             text.parse::<u32>().ok()
         };
-        let port = EvtchnPort::new(number("event-channel").expect("a port"));
-        let refs: Vec<_> = match number("ring-page-order") {
-            None => vec![number("ring-ref").expect("a reference")],
+        let port = EvtchnPort::new(number(dir, "event-channel").expect("a port"));
+        let refs: Vec<_> = match number(FRONT_DIR, "ring-page-order") {
+            None => vec![number(dir, "ring-ref").expect("a reference")],
             Some(order) => (0..1 << order)
-                .map(|n| number(&format!("ring-ref{n}")).expect("a reference"))
+                .map(|n| number(dir, &format!("ring-ref{n}")).expect("a reference"))
                 .collect(),
         };
         let refs: Vec<_> = refs.into_iter().map(GrantRef::new).collect();
@@ -288,14 +293,14 @@ impl<const DEPTH: usize, const PAGES: usize> Rig<DEPTH, PAGES> {
         let mut pages = refs
             .iter()
             .map(|gref| self.world.page(FRONT, *gref).expect("a granted page"));
-        self.peer = Some(Peer {
+        Peer {
             page: pages.next().expect("at least one"),
             more: pages.collect(),
             mapping: Some(mapping.expect("ring pages")),
             channel: self.back.bind(FRONT, port).expect("a port"),
             req_cons: 0,
             rsp_prod: 0,
-        });
+        }
     }
 
     /// Goes all the way to 4 and 4.
@@ -325,13 +330,19 @@ impl<const DEPTH: usize, const PAGES: usize> Rig<DEPTH, PAGES> {
 
     /// The backend answers everything on the ring, honestly, and rings.
     pub fn serve(&mut self) {
-        while let Some(request) = self.peer().take() {
+        let mut peer = self.peer.take().expect("published");
+        self.serve_on(&mut peer);
+        self.peer = Some(peer);
+    }
+
+    /// The same for a ring of several.
+    pub fn serve_on(&mut self, peer: &mut Peer) {
+        while let Some(request) = peer.take() {
             self.seen.push(request);
             self.transfer(&request);
-            let answer = response(request.id, echo(&request), Status::OKAY);
-            self.peer().answer(answer);
+            peer.answer(response(request.id, echo(&request), Status::OKAY));
         }
-        self.peer().channel.notify().expect("a live world");
+        peer.channel.notify().expect("a live world");
     }
 
     /// The segments of a request, wherever they are.
