@@ -24,6 +24,7 @@ extern crate alloc;
 
 pub mod buffer;
 pub mod engine;
+pub mod epoch;
 pub mod error;
 mod grants;
 pub mod journal;

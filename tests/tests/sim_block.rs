@@ -35,6 +35,7 @@ fn what_the_frontend_is_told() {
     let dir = guest.back_dir.clone();
     for (node, value) in [
         ("feature-flush-cache", "1"),
+        ("feature-barrier", "1"),
         ("max-ring-page-order", "4"),
         ("max-ring-pages", "16"),
         ("multi-queue-max-queues", "4"),
@@ -59,6 +60,10 @@ fn what_the_frontend_is_told() {
     );
     assert_eq!(
         rig.node(&guest.back_dir, "feature-discard").as_deref(),
+        Some("0")
+    );
+    assert_eq!(
+        rig.node(&guest.back_dir, "feature-barrier").as_deref(),
         Some("0")
     );
 }

@@ -18,6 +18,11 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             if done.io.op == IoOp::Flush && done.result.is_err() {
                 self.journal.flush_lost();
             }
+            if self.continues(&done) {
+                // A read or write comes back with its buffer, which nobody needs any more.
+                self.pool.put(done.io.buffer);
+                continue;
+            }
             let outcome = done.result.map_err(Refusal::from);
             match self.table.take(done.io.tag.get()) {
                 Some(ticket) => self.done.push(Staged {
@@ -68,6 +73,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             Status::EOPNOTSUPP => self.stats.unsupported.add(1),
             _ => self.stats.errors.add(1),
         }
+        self.end_barrier(ticket.entry.number());
         self.journal
             .answer(&ticket.entry, self.ring.rsp_prod_pvt(), status);
         let response = ticket.response(status);

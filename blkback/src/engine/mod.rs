@@ -4,6 +4,7 @@
 //! [`arm`](Engine::arm), and only after [`Armed::Sleep`] a wait for the doorbell ([`Engine::channel`]) or the disk
 //! ([`Engine::wake`]).
 
+mod barrier;
 mod finish;
 mod gather;
 mod recover;
@@ -19,10 +20,12 @@ use ringfence_core::platform::{Access, Platform};
 use ringfence_core::wire::blkif::{Abi, MAX_SEGMENTS_PER_REQUEST};
 use ringfence_ring::Armed;
 
+use self::barrier::Barriers;
 use self::gather::Waiting;
 use self::recover::Replays;
 use self::ring::Ring;
 use crate::buffer::{Buffer, Pool};
+use crate::epoch::Epoch;
 use crate::error::{AttachError, EngineError, IoError, Refusal};
 use crate::grants::Staged;
 use crate::journal::{self, Journal, Unjournaled};
@@ -47,6 +50,8 @@ pub struct Progress {
     pub taken: u32,
     /// Responses published.
     pub answered: u32,
+    /// Whether another ring of the device has something to do that it is not rung for: a barrier begins, goes on, or is over.
+    pub others: bool,
     /// Whether the budget ran out, so that another step may find work at once.
     pub more: bool,
     /// The last request of this step that failed, for a (rate-limited) log.
@@ -54,12 +59,27 @@ pub struct Progress {
 }
 
 /// What both sides agreed on.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Terms {
     /// The layout of the requests.
     pub abi: Abi,
     /// The most segments of an indirect request; with 0 there are none.
     pub indirect_segments: u16,
+    /// What the rings of the device share, and which of them this is.
+    pub epoch: Arc<Epoch>,
+    /// The number of the ring.
+    pub queue: u16,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            abi: Abi::default(),
+            indirect_segments: 0,
+            epoch: Arc::new(Epoch::new(1)),
+            queue: 0,
+        }
+    }
 }
 
 /// One ring of a connected disk.
@@ -88,6 +108,9 @@ pub struct Engine<P: Platform, J: Journal = Unjournaled> {
     answered: Vec<journal::Slot>,
     /// What the disk had no room for.
     backlog: VecDeque<Io>,
+    barriers: Barriers,
+    /// The write of the barrier that is at work.
+    held: Option<Io>,
     /// What an earlier process left to be done again.
     replays: Replays,
     stopping: bool,
@@ -195,6 +218,8 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             done: Vec::with_capacity(room),
             answered: Vec::with_capacity(room),
             backlog: VecDeque::with_capacity(room.saturating_add(1)),
+            barriers: Barriers::new(Arc::clone(&terms.epoch), terms.queue),
+            held: None,
             replays: Replays::default(),
             stopping: false,
             own_flush: OwnFlush::No,
@@ -241,6 +266,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     pub fn is_idle(&self) -> bool {
         self.table.in_flight() == 0
             && self.waiting.is_empty()
+            && !self.barriers.is_open()
             && self.own_flush != OwnFlush::Running
             && self.replays.is_empty()
             && self.refused.is_empty()
@@ -281,27 +307,36 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         self.last_refusal = None;
         let mut answered = self.finish();
         self.take_again();
-        let (taken, fault) = if self.stopping {
-            (0, None)
-        } else {
-            self.take(budget)
+        let (allowed, fault) = match self.may_take(budget) {
+            Ok(allowed) => (allowed, None),
+            Err(fault) => (0, Some(fault)),
         };
+        let (taken, fault) = match fault {
+            None => self.take(allowed),
+            fault => (0, fault),
+        };
+        self.took(taken);
+        if fault.is_some() {
+            self.forget_older();
+        }
         self.gather();
         answered = answered.saturating_add(self.start());
         self.disk.kick();
         // Some disks finish at once: their answers go out with the same doorbell.
         answered = answered.saturating_add(self.finish());
+        self.advance();
         self.publish()?;
         if cfg!(ringfence_weaken = "journal_late_commit") {
             self.journal.commit(self.ring.req_cons());
         }
         let waits = !self.replays.is_empty() && self.table.in_flight() == 0;
-        let held_up = answered > 0 && self.is_held_up();
+        let held_up = (answered > 0 || self.barriers.is_open()) && self.is_held_up();
         match fault {
             Some(fault) => Err(fault.into()),
             None => Ok(Progress {
                 taken,
                 answered,
+                others: self.barriers.calls(),
                 more: waits || (taken == budget && budget > 0) || held_up,
                 refused: self.last_refusal,
             }),
@@ -316,7 +351,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     /// Asks to be rung at the next request and looks once more. While the engine can take nothing, the disk's descriptor is
     /// what wakes it.
     pub fn arm(&mut self) -> Armed {
-        if self.stopping || !self.can_take() {
+        if self.stopping || !self.can_take() || self.barriers.forbid() {
             Armed::Sleep
         } else {
             self.ring.arm()

@@ -128,7 +128,8 @@ impl<P: Platform, J: Journal> Engine<P, J> {
 
     /// Whether a suspect is to be left alone with the disk.
     pub(super) fn is_alone(&self) -> bool {
-        self.replays.alone && (self.table.in_flight() > 0 || !self.waiting.is_empty())
+        self.replays.alone
+            && (self.table.in_flight() > 0 || !self.waiting.is_empty() || self.barriers.is_open())
     }
 
     fn is_at_work(&self) -> bool {
@@ -138,7 +139,11 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     /// Starts what an earlier process left, as far as it may be started now. Each is marked before anything is done about it, so
     /// that a crash tells who was at work.
     pub(super) fn take_again(&mut self) {
-        while self.backlog.is_empty() && self.waiting.is_empty() && !self.is_alone() {
+        while self.backlog.is_empty()
+            && self.waiting.is_empty()
+            && !self.barriers.is_open()
+            && !self.is_alone()
+        {
             let Some(next) = self.replays.waiting.front() else {
                 return;
             };

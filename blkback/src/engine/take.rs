@@ -19,6 +19,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         self.backlog.is_empty()
             && self.waiting.is_empty()
             && self.table.room() > 0
+            && !self.barriers.is_open()
             && self.replays.is_empty()
             && !self.is_alone()
     }
@@ -30,7 +31,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         if !self.can_take() {
             return (0, None);
         }
-        while taken < budget && self.table.room() > 0 {
+        while taken < budget && self.table.room() > 0 && !self.barriers.is_open() {
             match self.ring.take() {
                 Ok(Some((request, slot))) => self.enter(&request, slot),
                 Ok(None) => break,
@@ -67,6 +68,19 @@ impl<P: Platform, J: Journal> Engine<P, J> {
                 return self.refused.push((ticket, lost));
             }
             Ok(Op::Flush) => (IoOp::Flush, 0),
+            Ok(Op::Barrier(_)) if self.journal.is_flush_lost() => {
+                return self.refused.push((ticket, lost));
+            }
+            Ok(Op::Barrier(transfer)) => {
+                self.barriers.begin(ticket.entry.number());
+                match transfer {
+                    None => (IoOp::Flush, 0),
+                    Some(transfer) => {
+                        ticket.runs = transfer.runs;
+                        (IoOp::Write(transfer.sector), transfer.bytes)
+                    }
+                }
+            }
             Ok(Op::Discard {
                 sector,
                 count,
@@ -152,6 +166,9 @@ impl<P: Platform, J: Journal> Engine<P, J> {
                 answered = answered.saturating_add(1);
                 continue;
             }
+            let Some((ticket, io)) = self.barriers.keep(ticket, io) else {
+                continue;
+            };
             self.table.put(ticket);
             match self.submit(io) {
                 Ok(n) => answered = answered.saturating_add(n),

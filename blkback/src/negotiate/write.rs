@@ -42,6 +42,8 @@ pub fn write_features<S: Store>(
 ) -> Result<(), StoreError> {
     store.transaction(|store, tx| {
         store.write_u32(tx, dir, "feature-flush-cache", u32::from(geometry.flush))?;
+        let barrier = geometry.flush && !geometry.read_only;
+        store.write_u32(tx, dir, "feature-barrier", u32::from(barrier))?;
         write_discard(store, tx, dir, geometry)
     })
 }

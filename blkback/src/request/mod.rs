@@ -23,6 +23,8 @@ pub enum Op {
     Write(Transfer),
     /// Make durable what was written and answered before.
     Flush,
+    /// Make durable what is older, write, make that durable too; without a transfer, only the first.
+    Barrier(Option<Transfer>),
     /// Sectors that are no longer needed.
     Discard {
         /// The first.
@@ -104,6 +106,14 @@ pub fn parse(request: &RequestNative, disk: &Geometry, most: u16) -> Result<Op, 
             Err(Refusal::Segments(request.nr_segments.into()))
         }
         WireOp::FLUSH_DISKCACHE => Ok(Op::Flush),
+        WireOp::WRITE_BARRIER if !disk.flush => Err(Refusal::Operation(request.operation)),
+        WireOp::WRITE_BARRIER => {
+            writable(disk, request.operation)?;
+            if request.nr_segments == 0 {
+                return Ok(Op::Barrier(None));
+            }
+            transfer(request, disk).map(|transfer| Op::Barrier(Some(transfer)))
+        }
         WireOp::DISCARD => discard(request, disk),
         WireOp::INDIRECT if most > 0 => indirect(request, disk, most).map(Op::Indirect),
         other => Err(Refusal::Operation(other)),

@@ -373,7 +373,13 @@ impl<'p, P: Platform> Device<'p, P> {
         all
     }
 
-    fn looked(&mut self, looked: Looked) -> Served {
+    fn looked(&mut self, mut looked: Looked) -> Served {
+        if (looked.others || looked.failed.is_some()) && self.queues.len() > 1 {
+            for queue in &mut self.queues {
+                queue.due = true;
+            }
+            looked.served.again = true;
+        }
         if let Some(why) = looked.refused {
             self.warn(format_args!("request refused: {why}"));
         }

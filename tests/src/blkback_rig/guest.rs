@@ -153,9 +153,14 @@ impl Guest {
         rig.settle();
         let answers = self.answers();
         assert_eq!(answers.len(), 1, "one answer");
+        // Of an indirect request the operation inside is repeated.
+        let operation = match request.operation {
+            Op::INDIRECT => Op(request.nr_segments),
+            operation => operation,
+        };
         assert_eq!(
             (answers[0].id, answers[0].operation),
-            (request.id, request.operation)
+            (request.id, operation)
         );
         answers[0].status
     }

@@ -112,12 +112,17 @@ impl OtherRing {
         }
     }
 
-    /// Shows the backend what was pushed, and rings.
-    pub fn kick(&mut self) {
+    /// Lets the backend see what was pushed, without ringing.
+    pub fn show(&mut self) {
         match &mut self.ring {
             Either::Native(ring) => drop(ring.publish()),
             Either::X86_32(ring) => drop(ring.publish()),
         }
+    }
+
+    /// Shows the backend what was pushed, and rings.
+    pub fn kick(&mut self) {
+        self.show();
         self.channel.notify().expect("a bell");
     }
 
@@ -200,7 +205,10 @@ impl Guest {
             .map(|_| self.make_ring(order, Abi::Native))
             .collect();
         for (queue, ring) in rings.iter().enumerate() {
-            let dir = format!("{}/queue-{queue}", self.dir);
+            let dir = match queues {
+                1 => self.dir.clone(),
+                _ => format!("{}/queue-{queue}", self.dir),
+            };
             self.write_ring(&dir, ring, order > 0);
         }
         rings

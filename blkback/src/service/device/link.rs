@@ -1,5 +1,7 @@
 //! Makes and ends a device's connection: rings, ports, and the disk between them.
 
+use std::sync::Arc;
+
 use ringfence_core::platform::Platform;
 use ringfence_core::store::{Store, StoreError};
 use ringfence_core::wire::xenbus::XenbusState;
@@ -12,6 +14,7 @@ use super::Device;
 use super::keep::Begin;
 use super::queue::{Journaled, Queue};
 use crate::engine::{Engine, Terms};
+use crate::epoch::Epoch;
 use crate::journal;
 use crate::negotiate::{self, Frontend};
 use crate::sink::{Disk, Split};
@@ -50,8 +53,19 @@ impl<'p, P: Platform> Device<'p, P> {
             return Ok(false);
         };
         let parts = self.divide(disk, &frontend);
+        let rings = u16::try_from(frontend.queues.len()).unwrap_or(u16::MAX);
+        let terms = Terms {
+            abi: frontend.abi,
+            indirect_segments: self.offered(begin),
+            epoch: Arc::new(Epoch::new(rings)),
+            queue: 0,
+        };
         let connected = (0..).zip(parts).try_for_each(|(queue, disk)| {
-            self.connect_ring(platform, queue, &frontend, disk, doorbells, begin)
+            let terms = Terms {
+                queue,
+                ..terms.clone()
+            };
+            self.connect_ring(platform, &terms, &frontend, disk, doorbells, begin)
         });
         match connected {
             Ok(()) => self.counts(begin),
@@ -79,28 +93,25 @@ impl<'p, P: Platform> Device<'p, P> {
     fn connect_ring(
         &mut self,
         platform: &'p P,
-        queue: u16,
+        terms: &Terms,
         frontend: &Frontend,
         disk: Disk,
         doorbells: &mut impl Doorbells<P::Channel>,
         begin: Begin,
     ) -> Result<(), (bool, String)> {
+        let queue = terms.queue;
         let Some(nodes) = frontend.queues.get(usize::from(queue)) else {
             self.disk = Some(disk);
             return Err((true, format!("queue-{queue} has no nodes")));
-        };
-        let terms = Terms {
-            abi: frontend.abi,
-            indirect_segments: self.offered(begin),
         };
         let journal = self.kept.as_ref();
         let journal = journal.map(|kept| journal::Queue::new(kept.record.clone(), queue));
         let front = self.id.front;
         let connected = match begin {
             Begin::Journal { .. } => {
-                Engine::reconnect(platform, front, nodes, &terms, disk, journal)
+                Engine::reconnect(platform, front, nodes, terms, disk, journal)
             }
-            _ => Engine::connect(platform, front, nodes, &terms, disk, journal),
+            _ => Engine::connect(platform, front, nodes, terms, disk, journal),
         };
         let mut engine: Journaled<'p, P> = match connected {
             Ok(engine) => engine,

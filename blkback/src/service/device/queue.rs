@@ -24,13 +24,15 @@ pub(super) struct Queue<'p, P: Platform> {
     /// No event is looked at before.
     pub(super) masked_until: Option<Duration>,
     /// Look at the ring without being rung.
-    due: bool,
+    pub(super) due: bool,
 }
 
 /// What one look at a ring brought.
 #[derive(Debug, Default)]
 pub(super) struct Looked {
     pub(super) served: Served,
+    /// The other rings of the device have something to do.
+    pub(super) others: bool,
     /// The last request that failed.
     pub(super) refused: Option<Refusal>,
     /// Why nothing more is taken.
@@ -103,6 +105,7 @@ impl<'p, P: Platform> Queue<'p, P> {
                 served.again = progress.more || (arm && self.engine.arm() == Armed::Again);
                 served.control = !was_idle && self.engine.is_idle();
                 looked.refused = progress.refused;
+                looked.others = progress.others;
             }
             Err(error) => {
                 served.control = true;
