@@ -13,12 +13,13 @@ pub enum RestartPolicy {
     OnFailure,
 }
 
-/// The first restart comes after this, each further one after twice as long.
+/// The first restart comes at once, the next after this, each further one after twice as long.
 const FIRST: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(30);
-/// A process that lived this long failed for the first time.
-const HEALTHY: Duration = Duration::from_secs(60);
+/// A process that lived this long failed for the first time: guests wait meanwhile, and what kills each new process at once
+/// does so sooner.
+const HEALTHY: Duration = Duration::from_secs(1);
 
 /// The memory of one domain's failures.
 #[derive(Clone, Debug)]
@@ -37,7 +38,7 @@ impl Restarts {
         Self {
             policy,
             started: now,
-            pause: FIRST,
+            pause: Duration::ZERO,
             count: 0,
             due: None,
         }
@@ -55,10 +56,10 @@ impl Restarts {
             return None;
         }
         if now.duration_since(self.started) >= HEALTHY {
-            self.pause = FIRST;
+            self.pause = Duration::ZERO;
         }
         let pause = self.pause;
-        self.pause = (pause * 2).min(LONGEST);
+        self.pause = (pause * 2).clamp(FIRST, LONGEST);
         self.count = self.count.saturating_add(1);
         self.due = Some(now + pause);
         Some(pause)
@@ -90,14 +91,14 @@ mod tests {
         let start = Instant::now();
         let mut it = Restarts::new(RestartPolicy::OnFailure, start);
         assert_eq!(it.ended(start, false), None);
-        for expected in [100, 200, 400] {
+        for expected in [0, 100, 200, 400] {
             assert_eq!(it.ended(start, true), Some(Duration::from_millis(expected)));
         }
         for _ in 0..20 {
             it.ended(start, true);
         }
         assert_eq!(it.ended(start, true), Some(LONGEST));
-        assert_eq!(it.ended(start + HEALTHY, true), Some(FIRST));
+        assert_eq!(it.ended(start + HEALTHY, true), Some(Duration::ZERO));
         assert_eq!(
             Restarts::new(RestartPolicy::Never, start).ended(start, true),
             None
