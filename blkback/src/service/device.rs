@@ -254,9 +254,8 @@ impl<'p, P: Platform> Device<'p, P> {
         if self.reason.is_empty() || self.wish == BackWish::Run {
             self.reason = match peer {
                 Peer::Garbage => "the frontend's state is no state".into(),
-                Peer::Denied => "the frontend's state cannot be read: permission denied".into(),
                 Peer::State(state) => format!("the frontend went to state {}", state.digit()),
-                Peer::Missing => String::new(),
+                Peer::Missing | Peer::Denied => String::new(),
             };
         }
         self.plug(store, disks, own, online)?;

@@ -115,12 +115,14 @@ const fn connected(class: Class, view: &BackView) -> BackAction {
             Held::Nothing => BackAction::Resume,
             Held::Idle | Held::Busy => BackAction::Wait,
         },
-        (_, Peer::Garbage | Peer::Denied)
-        | (Class::Vbd, Peer::State(S::Reconfiguring | S::Reconfigured)) => BackAction::Fail,
+        (_, Peer::Garbage) | (Class::Vbd, Peer::State(S::Reconfiguring | S::Reconfigured)) => {
+            BackAction::Fail
+        }
         (Class::Vif, Peer::State(S::Reconfiguring | S::Reconfigured)) => BackAction::Wait,
         (
             _,
             Peer::Missing
+            | Peer::Denied
             | Peer::State(S::Unknown | S::Initialising | S::InitWait | S::Closing | S::Closed),
         ) => BackAction::BeginClosing,
     }
