@@ -9,7 +9,7 @@ use std::fs;
 const HEAD: &str = "\
 # What a request costs on real Xen
 
-Written by `cargo xtask bench lab --runs 2 --docs`. Instructions per request of a Linux 6.1 PV guest to a disk that Linux in
+Written by `cargo xtask bench lab --docs`. Instructions per request of a Linux 6.1 PV guest to a disk that Linux in
 dom0 serves from a ram disk (brd), with direct I/O, under Xen 4.17 on QEMU with `-icount`: its clock counts the instructions
 of one processor, so the figures are those of the code and do not depend on the machine that emulates it. They say nothing
 about caches, interrupts or traps of real hardware. Each figure is the difference of two runs with different counts of
