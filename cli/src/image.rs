@@ -25,6 +25,10 @@ pub fn opened(spec: &ImageSpec, file: OwnedFd, backing: Vec<OwnedFd>) -> Result<
             });
             Source::Qcow2(file, below.collect())
         }
+        ImageFormat::Nbd => {
+            let address: Address = spec.target.to_string_lossy().parse()?;
+            Source::Nbd(file, address.export)
+        }
         other => return Err(format!("format {} is not served", other.name()).into()),
     };
     Ok(Image {

@@ -130,6 +130,53 @@ fn what_was_answered_is_in_a_qcow2_image_whose_backend_was_killed() {
 }
 
 #[test]
+fn a_server_of_nbd_has_the_data() {
+    if !have("a_server_of_nbd_has_the_data", &["qemu-nbd", "qemu-io"]) {
+        return;
+    }
+    let host = Host::start();
+    let (image, socket) = (host.path("image"), host.path("server.sock"));
+    std::fs::write(&image, vec![0; 4 << 20]).expect("written");
+    let server = std::process::Command::new("qemu-nbd")
+        .args([
+            "-f",
+            "raw",
+            "-t",
+            "-e",
+            "4",
+            "-x",
+            "disk",
+            "-k",
+            text(&socket),
+            text(&image),
+        ])
+        .spawn();
+    let mut server = server.expect("it starts");
+    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+        std::thread::yield_now();
+    }
+    let backend = host.driver_domain("blk0");
+    let disk = format!("target=nbd:unix:{}:exportname=disk", text(&socket));
+    let (guest, uri) = export(&host, &disk);
+    qemu_io(
+        &uri,
+        &["write -P 0x66 513 70001", "flush", "read -P 0x66 513 70001"],
+    );
+    let bytes = std::fs::read(&image).expect("reads");
+    assert!(bytes[513..513 + 70001].iter().all(|byte| *byte == 0x66));
+    assert!(guest.terminate().success());
+    assert!(backend.terminate().success());
+    server.kill().expect("it lives");
+    server.wait().expect("it ends");
+    // Nobody is there any more.
+    let _backend = host.driver_domain("blk1");
+    let _guest = Running::start(&host.path("run"), &["guest", "g2"]);
+    let disk = format!("vdev=xvda,backend=blk1,target=nbd:unix:{}", text(&socket));
+    let said = output_text(&host.ringfence(&["block-attach", "g2", &disk]));
+    assert!(said.contains("server.sock: connect: "), "{said}");
+}
+
+#[test]
 fn layers_are_as_the_configuration_says() {
     if !have("layers_are_as_the_configuration_says", &["qemu-io"]) {
         return;
@@ -173,6 +220,7 @@ fn what_cannot_be_served_is_refused_with_the_reason() {
             "/nowhere: no such file",
         ),
         ("format=nbd", "does not go with format nbd"),
+        ("backing=raw:/nowhere", "only a qcow2 image has backing="),
         ("throttle.bps=fast", "expected a number"),
     ] {
         let disk = format!("vdev=xvda,{words},target={}", text(&image));

@@ -8,7 +8,7 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 
 use crate::journal::Record;
-use crate::sink::{self, Below, DiskIo, File, Layers, Qcow2, Uring};
+use crate::sink::{self, Below, DiskIo, File, Layers, Nbd, Qcow2, Uring};
 use crate::stats::Stats;
 
 /// Why a disk could not be opened, in words for the `error` node.
@@ -60,6 +60,8 @@ pub enum Source {
     Raw(OwnedFd),
     /// A qcow2 image, and those below it, from the one right below to the last.
     Qcow2(OwnedFd, Vec<Below>),
+    /// A connection to a server of the NBD protocol, on which nothing was said yet, and the export's name.
+    Nbd(OwnedFd, String),
 }
 
 /// An opened image.
@@ -125,6 +127,7 @@ impl<I: Images> Files<I> {
             (Source::Raw(fd), Some(uring)) => Box::new(uring.disk(fd, read_only, stats.clone())?),
             (Source::Raw(fd), None) => Box::new(File::new(fd, read_only, stats.clone())?),
             (Source::Qcow2(image, below), _) => Box::new(Qcow2::new(image, below, read_only)?),
+            (Source::Nbd(socket, export), _) => Box::new(Nbd::new(socket, &export, read_only)?),
         })
     }
 }

@@ -14,6 +14,8 @@ mod file;
 #[cfg(feature = "std")]
 mod layers;
 mod memory;
+#[cfg(feature = "std")]
+mod nbd;
 mod null;
 #[cfg(feature = "std")]
 mod qcow2;
@@ -41,6 +43,8 @@ pub use file::File;
 #[cfg(feature = "std")]
 pub use layers::{LayerError, Layers};
 pub use memory::Memory;
+#[cfg(feature = "std")]
+pub use nbd::{Nbd, NbdError};
 pub use null::Null;
 #[cfg(feature = "std")]
 pub use qcow2::{Below, Qcow2, Qcow2Error};

@@ -22,10 +22,10 @@ pub mod memory;
 mod overlap;
 pub mod server;
 pub mod session;
-pub mod wire;
 
 pub use blocks::{BlockError, Blocks, Data, Geometry, SubmitError, Token};
 pub use memory::MemoryBlocks;
+pub use ringfence_nbd::wire;
 pub use server::{Hall, Listener, ServeError, Server, serve, serve_hall};
 
 /// The longest request that is served, in bytes: what the protocol lets a client assume without asking.

@@ -1,5 +1,5 @@
-//! The numbers and structs of the NBD protocol (`doc/proto.md` of the NBD project), as far as a fixed newstyle server with simple
-//! replies needs them. Everything is big-endian.
+//! The numbers and structs of the NBD protocol (`doc/proto.md` of the NBD project), as far as fixed newstyle with simple replies
+//! needs them. Everything is big-endian.
 
 use std::fmt;
 
@@ -25,8 +25,21 @@ pub const EXPORT_HAS_FLAGS: u16 = 1 << 0;
 pub const EXPORT_READ_ONLY: u16 = 1 << 1;
 /// `NBD_FLAG_SEND_FLUSH` of an export.
 pub const EXPORT_SEND_FLUSH: u16 = 1 << 2;
+/// `NBD_FLAG_SEND_FUA` of an export: [`COMMAND_FUA`] is served.
+pub const EXPORT_SEND_FUA: u16 = 1 << 3;
+/// `NBD_FLAG_SEND_TRIM` of an export.
+pub const EXPORT_SEND_TRIM: u16 = 1 << 5;
+/// `NBD_FLAG_SEND_WRITE_ZEROES` of an export.
+pub const EXPORT_SEND_WRITE_ZEROES: u16 = 1 << 6;
 /// `NBD_FLAG_CAN_MULTI_CONN` of an export: a flush on one connection covers what any of them wrote.
 pub const EXPORT_CAN_MULTI_CONN: u16 = 1 << 8;
+
+/// `NBD_CMD_FLAG_FUA`: the answer comes when the data is durable.
+pub const COMMAND_FUA: u16 = 1 << 0;
+/// `NBD_CMD_FLAG_NO_HOLE` of a write of zeros: they take up room.
+pub const COMMAND_NO_HOLE: u16 = 1 << 1;
+/// `NBD_CMD_FLAG_FAST_ZERO` of a write of zeros: fail rather than write them one by one.
+pub const COMMAND_FAST_ZERO: u16 = 1 << 4;
 
 /// `NBD_INFO_EXPORT`: size and flags.
 pub const INFO_EXPORT: u16 = 0;
@@ -109,6 +122,10 @@ open_enum! {
         DISC = 2,
         /// `NBD_CMD_FLUSH`.
         FLUSH = 3,
+        /// `NBD_CMD_TRIM`: the range is no longer needed.
+        TRIM = 4,
+        /// `NBD_CMD_WRITE_ZEROES`.
+        WRITE_ZEROES = 6,
     }
 }
 
@@ -129,6 +146,7 @@ pub enum Errno {
 }
 
 /// Reads a big-endian number at `offset`; zero beyond the end, which callers rule out by length first.
+#[macro_export]
 macro_rules! be {
     ($bytes:expr, $offset:expr, $type:ty) => {
         $bytes
@@ -137,7 +155,7 @@ macro_rules! be {
             .map_or(0, |word| <$type>::from_be_bytes(*word))
     };
 }
-pub(crate) use be;
+pub use be;
 
 /// The fixed part of a request, with `NBD_REQUEST_MAGIC` checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -165,6 +183,29 @@ impl Request {
             length: be!(bytes, 24, u32),
         })
     }
+
+    /// The bytes that [`parse`](Self::parse) reads.
+    pub fn to_bytes(&self) -> [u8; REQUEST_BYTES] {
+        let mut bytes = [0; REQUEST_BYTES];
+        let fields: [&[u8]; 6] = [
+            &REQUEST_MAGIC.to_be_bytes(),
+            &self.flags.to_be_bytes(),
+            &self.command.0.to_be_bytes(),
+            &self.cookie.to_be_bytes(),
+            &self.offset.to_be_bytes(),
+            &self.length.to_be_bytes(),
+        ];
+        for (to, from) in bytes.iter_mut().zip(fields.into_iter().flatten()) {
+            *to = *from;
+        }
+        bytes
+    }
+}
+
+/// What a simple reply says: whose it is, and the error or 0; `None` if the magic is wrong, after which nothing in the stream can
+/// be trusted.
+pub fn parse_simple_reply(bytes: &[u8; SIMPLE_REPLY_BYTES]) -> Option<(u64, u32)> {
+    (be!(bytes, 0, u32) == SIMPLE_REPLY_MAGIC).then(|| (be!(bytes, 8, u64), be!(bytes, 4, u32)))
 }
 
 /// The header of a simple reply.
@@ -206,6 +247,7 @@ mod tests {
         assert_eq!(request.cookie, 7);
         assert_eq!(request.offset, 1 << 63);
         assert_eq!(request.length, 9);
+        assert_eq!(request.to_bytes(), bytes);
         bytes[3] ^= 1;
         assert_eq!(Request::parse(&bytes), None);
     }
@@ -216,5 +258,9 @@ mod tests {
             simple_reply(0x0102, Some(Errno::NoSpace)),
             [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 28, 0, 0, 0, 0, 0, 0, 1, 2]
         );
+        let mut bytes = simple_reply(0x0102, Some(Errno::NoSpace));
+        assert_eq!(parse_simple_reply(&bytes), Some((0x0102, 28)));
+        bytes[0] = 0;
+        assert_eq!(parse_simple_reply(&bytes), None);
     }
 }
