@@ -3,13 +3,13 @@ image=$(disk_image a.img 32)
 mark
 type=pvh vcpus=1 memory=256 guest g1 "$(disk $image xvda)"
 in_guest g1 30 'wait_disk xvda'
-job=$(start_in g1 'fio_verify /dev/xvda 16 --loops=4')
+job=$(start_in g1 'fio_verify /dev/xvda 6 --loops=3')
 sleep 3
 xl save g1 /images/g1.save
 until_true 20 only_dom0
 xl restore /images/g1.save
 rm /images/g1.save
-wait_in g1 $job 60
+wait_in g1 $job 100
 in_guest g1 30 'random_data xvda 4'
 same_data $image 4 g1 xvda
 guest_off g1
