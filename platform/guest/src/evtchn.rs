@@ -1,0 +1,94 @@
+//! Event channels of the 2-level layout, which the guest looks at instead of being called.
+
+use ringfence_core::platform::{self, EvtchnError, PlatformError};
+use ringfence_core::wire::event_channel::{AllocUnbound, BindInterdomain, Op, Port};
+use ringfence_core::{DomId, EvtchnPort};
+
+use crate::Guest;
+use crate::hypercall::{DOMID_SELF, Errno, HypercallError, Number, operate};
+
+/// Our end of an event channel. Dropping it closes the port.
+pub struct Channel {
+    guest: Guest,
+    port: EvtchnPort,
+}
+
+pub(crate) fn alloc_unbound(guest: Guest, peer: DomId) -> Result<Channel, EvtchnError> {
+    let mut argument = AllocUnbound {
+        dom: DOMID_SELF,
+        remote_dom: peer.get(),
+        port: 0,
+    };
+    event_channel_op(Op::ALLOC_UNBOUND, &mut argument)
+        .map_err(|error| refused(error, peer, None))?;
+    Ok(Channel::new(guest, EvtchnPort::new(argument.port)))
+}
+
+pub(crate) fn bind(guest: Guest, peer: DomId, port: EvtchnPort) -> Result<Channel, EvtchnError> {
+    let mut argument = BindInterdomain {
+        remote_dom: peer.get(),
+        remote_port: port.get(),
+        ..BindInterdomain::default()
+    };
+    event_channel_op(Op::BIND_INTERDOMAIN, &mut argument)
+        .map_err(|error| refused(error, peer, Some(port)))?;
+    Ok(Channel::new(guest, EvtchnPort::new(argument.local_port)))
+}
+
+/// Rings.
+pub(crate) fn send(port: EvtchnPort) -> Result<(), HypercallError> {
+    event_channel_op(Op::SEND, &mut Port { port: port.get() })
+}
+
+fn event_channel_op<T>(op: Op, argument: &mut T) -> Result<(), HypercallError> {
+    // SAFETY: callers pass the struct of the operation; it holds no address.
+    unsafe { operate(Number::EventChannelOp, op.0, argument)? };
+    Ok(())
+}
+
+fn refused(error: HypercallError, peer: DomId, port: Option<EvtchnPort>) -> EvtchnError {
+    match (error.errno, port) {
+        (Errno::NOSPC, _) => EvtchnError::Exhausted,
+        (Errno::SRCH, _) => EvtchnError::NoDomain { peer },
+        (Errno::INVAL, Some(port)) => EvtchnError::Refused { peer, port },
+        _ => EvtchnError::Platform(error.into()),
+    }
+}
+
+impl Channel {
+    fn new(guest: Guest, port: EvtchnPort) -> Self {
+        // Whoever had the number before may have left it masked.
+        guest.shared().unmask(port);
+        Self { guest, port }
+    }
+}
+
+impl platform::Channel for Channel {
+    fn port(&self) -> EvtchnPort {
+        self.port
+    }
+
+    fn notify(&self) -> Result<(), PlatformError> {
+        Ok(send(self.port)?)
+    }
+
+    fn take_pending(&self) -> Result<bool, PlatformError> {
+        Ok(self.guest.shared().take(self.port))
+    }
+
+    fn unmask(&self) -> Result<(), PlatformError> {
+        self.guest.shared().unmask(self.port);
+        Ok(())
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        let mut argument = Port {
+            port: self.port.get(),
+        };
+        // Fails only if there is no such port, and then there is nothing to close.
+        let _ = event_channel_op(Op::CLOSE, &mut argument);
+        self.guest.shared().clear(self.port);
+    }
+}

@@ -1,0 +1,136 @@
+//! Pages of ours that a peer may reach.
+
+use alloc::vec::Vec;
+
+use ringfence_core::platform::{self, Access, GrantError, GrantStatus, PlatformError};
+use ringfence_core::{DomId, GrantRef, PAGE, SharedMem};
+use ringfence_mem::RawPages;
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::Guest;
+use crate::memory::page;
+
+/// A page of ours that a peer may reach. Dropping it ends the access; while the peer has it mapped it stays in quarantine.
+pub struct Granted {
+    guest: Guest,
+    pages: RawPages,
+    pfn: u32,
+    gref: GrantRef,
+    /// Whether the peer can still use the reference.
+    live: bool,
+}
+
+/// Pages that were dropped while the peer had them mapped.
+pub(crate) type Quarantine = Vec<(u32, GrantRef)>;
+
+pub(crate) fn alloc(guest: Guest, peer: DomId, access: Access) -> Result<Granted, GrantError> {
+    release_quarantine(guest);
+    let machine = guest.machine();
+    let limit = machine.table.borrow().limit();
+    let exhausted = GrantError::Exhausted { peer, limit };
+    let pfn = machine.frames.borrow_mut().take().ok_or(exhausted)?;
+    // SAFETY: free until now, and ours until it is given back, which ends the value.
+    let pages = unsafe { RawPages::new(page(pfn), PAGE) };
+    pages.zero(0, PAGE);
+    let granted = frame(guest, pfn)
+        .map_err(GrantError::from)
+        .and_then(|frame| {
+            let mut table = machine.table.borrow_mut();
+            table.grant(peer, frame, access).ok_or(exhausted)
+        });
+    match granted {
+        Ok(gref) => Ok(Granted {
+            guest,
+            pages,
+            pfn,
+            gref,
+            live: true,
+        }),
+        Err(error) => {
+            machine.frames.borrow_mut().give(pfn, 1);
+            Err(error)
+        }
+    }
+}
+
+/// The frame's number in a table of version 1, which has 32 bits for it.
+fn frame(guest: Guest, pfn: u32) -> Result<u32, PlatformError> {
+    let frame = guest.machine().translation.frame(pfn);
+    let frame = frame.and_then(|frame| u32::try_from(frame).ok());
+    frame.ok_or(PlatformError {
+        op: "grant a frame beyond 16 TiB in a grant table of version 1",
+        errno: crate::Errno::RANGE.get(),
+    })
+}
+
+/// Gives back what peers have let go of.
+fn release_quarantine(guest: Guest) {
+    let machine = guest.machine();
+    machine.quarantine.borrow_mut().retain(|(pfn, gref)| {
+        let mut table = machine.table.borrow_mut();
+        if table.end(*gref).is_err() {
+            return true;
+        }
+        table.give_back(*gref);
+        machine.frames.borrow_mut().give(*pfn, 1);
+        false
+    });
+}
+
+impl platform::Granted for Granted {
+    fn grant_ref(&self) -> GrantRef {
+        self.gref
+    }
+
+    fn try_revoke(&mut self) -> Result<(), GrantStatus> {
+        if self.live {
+            self.guest.machine().table.borrow_mut().end(self.gref)?;
+            self.live = false;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        let machine = self.guest.machine();
+        if platform::Granted::try_revoke(self).is_ok() {
+            machine.table.borrow_mut().give_back(self.gref);
+            machine.frames.borrow_mut().give(self.pfn, 1);
+        } else {
+            let mut quarantine = machine.quarantine.borrow_mut();
+            quarantine.push((self.pfn, self.gref));
+        }
+    }
+}
+
+impl SharedMem for Granted {
+    #[inline]
+    fn len(&self) -> usize {
+        self.pages.len()
+    }
+    #[inline]
+    fn load_u32(&self, offset: usize) -> u32 {
+        self.pages.load_u32(offset)
+    }
+    #[inline]
+    fn store_u32(&self, offset: usize, value: u32) {
+        self.pages.store_u32(offset, value);
+    }
+    #[inline]
+    fn read_value<T: FromBytes + IntoBytes>(&self, offset: usize) -> T {
+        self.pages.read_value(offset)
+    }
+    #[inline]
+    fn read(&self, offset: usize, dst: &mut [u8]) {
+        self.pages.read(offset, dst);
+    }
+    #[inline]
+    fn write(&self, offset: usize, src: &[u8]) {
+        self.pages.write(offset, src);
+    }
+    #[inline]
+    fn fence(&self) {
+        self.pages.fence();
+    }
+}

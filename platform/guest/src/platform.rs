@@ -1,0 +1,119 @@
+//! The platform.
+
+use core::cell::RefCell;
+use core::fmt;
+use core::time::Duration;
+
+use ringfence_core::platform::{
+    Access, Capabilities, EvtchnError, GrantCopy, GrantError, Platform, PlatformError,
+};
+use ringfence_core::{DomId, EvtchnPort, GrantRef};
+
+use crate::evtchn::{self, Channel};
+use crate::grants::{self, Granted, Quarantine};
+use crate::mapping::{self, Mapping};
+use crate::memory::Translation;
+use crate::pool::Pool;
+use crate::shared::SharedInfo;
+use crate::store::GuestStore;
+use crate::table::GrantTable;
+
+/// All there is of a guest. One processor, no interrupts: cells suffice.
+pub(crate) struct Machine {
+    pub(crate) domid: DomId,
+    pub(crate) translation: Translation,
+    pub(crate) shared: &'static SharedInfo,
+    pub(crate) frames: RefCell<Pool>,
+    pub(crate) window: RefCell<Pool>,
+    pub(crate) table: RefCell<GrantTable>,
+    pub(crate) quarantine: RefCell<Quarantine>,
+}
+
+/// The platform of a guest without an operating system. A handle: copies are the same.
+#[derive(Clone, Copy)]
+pub struct Guest(pub(crate) &'static Machine);
+
+impl fmt::Debug for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Guest(domain {})", self.0.domid)
+    }
+}
+
+impl Guest {
+    pub(crate) const fn machine(self) -> &'static Machine {
+        self.0
+    }
+
+    pub(crate) const fn shared(self) -> &'static SharedInfo {
+        self.0.shared
+    }
+
+    /// Sleeps until one of the ports is pending, or the time has passed; `None` is for ever. Takes nothing. A port whose event
+    /// was taken does not count until it is unmasked. At most 128 ports.
+    ///
+    /// # Errors
+    /// There is neither a port to wait for nor a time, or a port is none of ours.
+    pub fn wait(
+        self,
+        ports: &[EvtchnPort],
+        timeout: Option<Duration>,
+    ) -> Result<(), PlatformError> {
+        self.0.shared.wait(ports, timeout)
+    }
+
+    /// Time since Xen started.
+    pub fn now(self) -> Duration {
+        self.0.shared.now()
+    }
+
+    /// Time of day: since the start of 1970, UTC.
+    pub fn wall_clock(self) -> Duration {
+        self.0.shared.wall_clock()
+    }
+
+    /// Pages that are free.
+    pub fn free_pages(self) -> u32 {
+        self.0.frames.borrow().free()
+    }
+}
+
+impl Platform for Guest {
+    type Granted = Granted;
+    type Mapping = Mapping;
+    type Channel = Channel;
+    type Store = GuestStore;
+
+    fn domid(&self) -> DomId {
+        self.0.domid
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            grant_in_place: false,
+            revocable: true,
+            observes_mappings: true,
+            // There is no process: what ends is the domain.
+            outlives_process: true,
+        }
+    }
+
+    fn alloc(&self, peer: DomId, access: Access) -> Result<Granted, GrantError> {
+        grants::alloc(*self, peer, access)
+    }
+
+    fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapping, GrantError> {
+        mapping::map(*self, peer, refs, access)
+    }
+
+    fn copy(&self, peer: DomId, ops: &mut [GrantCopy<'_>]) -> Result<(), PlatformError> {
+        mapping::copy(*self, peer, ops)
+    }
+
+    fn alloc_unbound(&self, peer: DomId) -> Result<Channel, EvtchnError> {
+        evtchn::alloc_unbound(*self, peer)
+    }
+
+    fn bind(&self, peer: DomId, port: EvtchnPort) -> Result<Channel, EvtchnError> {
+        evtchn::bind(*self, peer, port)
+    }
+}
