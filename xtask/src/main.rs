@@ -8,6 +8,7 @@ mod counts;
 mod deb;
 mod demo;
 mod fuzz;
+mod image;
 mod lab;
 mod libtest;
 mod licences;
@@ -40,6 +41,8 @@ enum Command {
     Bench(bench::Options),
     /// Boot the real Xen under QEMU and run the scenarios of tests/lab there
     Lab(lab::Options),
+    /// Build a bootable image of images/
+    Image(image::Options),
     /// Make a Debian package
     Deb(deb::Options),
     /// Fuzz the parsers
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Licences => licences::run(),
         Command::Bench(options) => bench::run(&options),
         Command::Lab(options) => lab::run(&options),
+        Command::Image(options) => image::run(&options),
         Command::Deb(options) => deb::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
     };

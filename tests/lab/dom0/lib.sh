@@ -209,3 +209,45 @@ diagnose() {
   echo "---- dmesg"; dmesg | tail -15
   [ ! -e /run/ringfence.log ] || { echo "---- ringfence"; tail -20 /run/ringfence.log; }
 }
+
+# image_disks: makes `files`, an ext4 with files that tell what they hold, and `scratch`, an empty one
+image_disks() {
+  local -; set +x
+  scratch=$(disk_image scratch.img 16) || return 1
+  files=$(disk_image files.img 16) || return 1
+  local n sum=0
+  mkdir -p /tmp/files
+  for n in 1 70 5000 300000; do
+    head -c $n /dev/urandom >/tmp/files/$n
+    sum=$(( sum + $(od -v -An -tu1 /tmp/files/$n | awk '{ for (i = 1; i <= NF; i++) s += $i } END { print s }') ))
+  done
+  echo $sum >/tmp/files/sum
+  mkfs.ext4 -q -d /tmp/files $files
+}
+
+# image_guest NAME DISK...: starts our own guest kernel. From the environment: type, memory
+image_guest() {
+  local -; set +x
+  local name=$1 list= d; shift
+  for d; do list="$list'$d',"; done
+  cat >/tmp/$name.cfg <<C
+name="$name"
+type="${type:-pv}"
+memory=${memory:-32}
+kernel="/lab/guest-image"
+on_crash="destroy"
+disk=[$list]
+C
+  xl create -q /tmp/$name.cfg
+}
+
+# image_passes NAME VDEV...: waits until our guest kernel is off; console, store and each disk must have passed
+image_passes() {
+  local -; set +x
+  local name=$1 d; shift
+  until_true 60 gone $name || { guest_log $name; xl dmesg | tail -40; fail "$name does not end"; }
+  guest_log $name
+  for d in console xenstore "$@" all; do
+    guest_log $name | grep -q -E "PASS (disk )?$d\b" || { xl dmesg | tail -40; fail "$name: no PASS of $d"; }
+  done
+}

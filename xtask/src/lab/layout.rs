@@ -5,7 +5,7 @@ use super::packages::{Cache, QEMU, XEN};
 use super::scenario::{Need, Scenario};
 use super::tree::Tree;
 use super::{fio, programs, qdisk};
-use crate::deb;
+use crate::{deb, image};
 use crate::process::{output_of, root};
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -120,6 +120,9 @@ impl Layout {
                     dom0.copy(&to, &from)?;
                 }
             }
+        }
+        if has(Need::GuestImage) {
+            dom0.copy("lab/guest-image", &image::build("guest")?)?;
         }
         if has(Need::Qdisk) {
             qdisk::add(&mut dom0, &self.cache, &self.xen, &self.qemu)?;

@@ -22,6 +22,8 @@ pub(crate) enum Need {
     Ringfence,
     /// The device model in dom0, for its disk backend.
     Qdisk,
+    /// The guest kernel of images/guest, as /lab/guest-image in dom0.
+    GuestImage,
 }
 
 /// The machine of a boot. Scenarios share a boot if they name the same one and want the same machine.
@@ -90,6 +92,7 @@ impl Scenario {
                         scenario.needs.push(match word {
                             "ringfence" => Need::Ringfence,
                             "qdisk" => Need::Qdisk,
+                            "guest-image" => Need::GuestImage,
                             _ => bail!("nobody knows what `{word}` is in `{line}`"),
                         });
                     }

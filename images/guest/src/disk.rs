@@ -1,0 +1,205 @@
+//! A disk that is waited for.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::error::Error;
+use core::time::Duration;
+
+use ext4_view::Ext4Read;
+use ringfence_blkfront::{Armed, Buffer, Completion, Counters, Event, Frontend, Op, Serviced};
+use ringfence_core::platform::Channel as _;
+use ringfence_core::store::Store as _;
+use ringfence_core::{PAGE, Sector, SectorCount};
+use ringfence_guest::{Guest, GuestStore};
+
+use crate::Result;
+
+/// Pages of a request, and how many requests are in flight.
+const PAGES: usize = 8;
+const DEPTH: u64 = 32;
+const REQUEST: u64 = (PAGES * PAGE) as u64;
+/// Nobody who is there takes so long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Disk {
+    guest: Guest,
+    front: Frontend<Guest>,
+    bytes: u64,
+    idle: Vec<Buffer<Guest>>,
+}
+
+/// The disk as `ext4-view` wants it.
+pub struct Reader(pub Rc<RefCell<Disk>>);
+
+impl Disk {
+    pub fn connect(guest: Guest, store: &mut GuestStore, dir: &str) -> Result<Self> {
+        let mut front = Frontend::new(guest, dir)?;
+        loop {
+            match front.step(store)? {
+                Some(Event::Connected(info)) => {
+                    let bytes = info.sectors.bytes().unwrap_or(0);
+                    let idle = Vec::new();
+                    return Ok(Self {
+                        guest,
+                        front,
+                        bytes,
+                        idle,
+                    });
+                }
+                Some(event) => return Err(format!("{dir}: {event:?}").into()),
+                None => store.wait(Some(PATIENCE))?,
+            }
+            while store.next_watch()?.is_some() {}
+        }
+    }
+
+    pub fn close(&mut self, store: &mut GuestStore) -> Result<()> {
+        self.idle.clear();
+        self.front.close();
+        while !matches!(
+            self.front.step(store)?,
+            Some(Event::Disconnected | Event::Closed)
+        ) {
+            store.wait(Some(PATIENCE))?;
+            while store.next_watch()?.is_some() {}
+        }
+        Ok(())
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.front.counters()
+    }
+
+    /// The next request that is over, waited for.
+    fn complete(&mut self) -> Result<Completion<Guest>> {
+        self.front.kick()?;
+        loop {
+            let rang = self.front.take_event()?;
+            let over = self.front.reap()?;
+            if rang && let Serviced::Spurious(pause) = self.front.serviced()? {
+                self.guest.wait(&[], Some(pause))?;
+                self.front.unmask()?;
+            }
+            if let Some(over) = over {
+                over.result?;
+                return Ok(over);
+            }
+            if self.front.arm() == Armed::Sleep {
+                let port = self.front.channel().ok_or("the backend is gone")?.port();
+                self.guest.wait(&[port], Some(PATIENCE))?;
+            }
+        }
+    }
+
+    fn buffer(&mut self, bytes: usize) -> Result<Buffer<Guest>> {
+        let mut buffer = match self.idle.pop() {
+            Some(buffer) => buffer,
+            None => self.front.buffer(PAGES)?,
+        };
+        buffer.set_len(bytes)?;
+        Ok(buffer)
+    }
+
+    fn submit(&mut self, op: Op, at: u64, buffer: Buffer<Guest>) -> Result<()> {
+        self.front
+            .submit(op, Sector::new(at / 512), buffer)
+            .map_err(|rejected| rejected.reason)?;
+        Ok(())
+    }
+
+    fn read(&mut self, start: u64, dst: &mut [u8]) -> Result<()> {
+        let mut at = start;
+        for part in dst.chunks_mut(PAGE * (PAGES - 1)) {
+            let skip = (at % PAGE as u64) as usize;
+            let begin = at - skip as u64;
+            let len = (skip + part.len()).next_multiple_of(PAGE);
+            let len = len.min(usize::try_from(self.bytes.saturating_sub(begin))?);
+            let buffer = self.buffer(len)?;
+            self.submit(Op::Read, begin, buffer)?;
+            let buffer = self.complete()?.buffer.ok_or("a read without a buffer")?;
+            buffer.read_at(skip, part)?;
+            self.idle.push(buffer);
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    pub fn has_ext4(&mut self) -> Result<bool> {
+        let mut magic = [0; 2];
+        self.read(1024 + 56, &mut magic)?;
+        Ok(magic == [0x53, 0xEF])
+    }
+
+    /// Writes a pattern with many requests in flight, flushes, reads it back likewise, and discards it where that can be done.
+    pub fn write_and_verify(&mut self, most: u64) -> Result<u64> {
+        let all = most.min(self.bytes) / REQUEST;
+        self.run(Op::Write, all)?;
+        if self.front.info().is_some_and(|info| info.flush) {
+            self.front.flush()?;
+            self.complete()?;
+        }
+        self.run(Op::Read, all)?;
+        if self.front.info().is_some_and(|info| info.discard.is_some()) {
+            self.front
+                .discard(Sector::new(0), SectorCount::new(all * REQUEST / 512), false)?;
+            self.complete()?;
+        }
+        Ok(all * REQUEST)
+    }
+
+    fn run(&mut self, op: Op, all: u64) -> Result<()> {
+        let mut places = Vec::new();
+        let (mut next, mut open) = (0, 0);
+        let (mut data, mut wanted) = (vec![0; PAGES * PAGE], vec![0; PAGES * PAGE]);
+        while next < all || open > 0 {
+            while next < all && open < DEPTH {
+                let mut buffer = self.buffer(PAGES * PAGE)?;
+                pattern(next, &mut data);
+                if op == Op::Write {
+                    buffer.write_at(0, &data)?;
+                }
+                let at = next * REQUEST;
+                let tag = self.front.submit(op, Sector::new(at / 512), buffer);
+                places.push((tag.map_err(|rejected| rejected.reason)?, next));
+                (next, open) = (next + 1, open + 1);
+            }
+            let over = self.complete()?;
+            open -= 1;
+            let buffer = over.buffer.ok_or("a transfer without a buffer")?;
+            let place = places.iter().position(|(tag, _)| *tag == over.tag);
+            let (_, nth) = places.swap_remove(place.ok_or("an answer to no request")?);
+            if op == Op::Read {
+                buffer.read_at(0, &mut data)?;
+                pattern(nth, &mut wanted);
+                if data != wanted {
+                    return Err(format!("request {nth} reads other bytes than were written").into());
+                }
+            }
+            self.idle.push(buffer);
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that differ from place to place.
+fn pattern(nth: u64, data: &mut [u8]) {
+    for (at, word) in (nth * REQUEST..).step_by(8).zip(data.chunks_exact_mut(8)) {
+        let mixed = (at + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        word.copy_from_slice(&mixed.to_le_bytes());
+    }
+}
+
+impl Ext4Read for Reader {
+    fn read(
+        &mut self,
+        start: u64,
+        dst: &mut [u8],
+    ) -> core::result::Result<(), Box<dyn Error + Send + Sync + 'static>> {
+        let read = self.0.borrow_mut().read(start, dst);
+        read.map_err(|error| format!("{error}").into())
+    }
+}

@@ -1,0 +1,107 @@
+//! A guest kernel: says on its console, one line for each, whether console, XenStore and disks work. A disk with an ext4 is
+//! read as one; any other is written and read back.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod disk;
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::error::Error;
+
+use disk::{Disk, Reader};
+use ext4_view::Ext4;
+use log::{error, info};
+use ringfence_core::platform::Platform as _;
+use ringfence_core::store::{Store as _, StoreExt as _, Tx};
+use ringfence_guest::{Guest, GuestStore, Reason, shutdown};
+
+ringfence_guest::entry!(main);
+
+type Result<T> = core::result::Result<T, Box<dyn Error>>;
+
+/// Bytes that are written to a disk without a file system, if it has so many.
+const SCRATCH: u64 = 8 << 20;
+
+fn main(guest: Guest, mut store: GuestStore) {
+    info!(
+        "domain {}, {} pages free",
+        guest.domid(),
+        guest.free_pages()
+    );
+    info!("PASS console");
+    if let Err(error) = run(guest, &mut store) {
+        error!("FAIL {error}");
+        shutdown(Reason::Crash);
+    }
+    info!("PASS all, {} pages free", guest.free_pages());
+}
+
+fn run(guest: Guest, store: &mut GuestStore) -> Result<()> {
+    nodes(store)?;
+    info!("PASS xenstore");
+    let mut room = [0; 4096];
+    let names = store.directory(Tx::NONE, "device/vbd", &mut room)?;
+    let names: Vec<String> = names.map(str::to_string).collect();
+    for name in &names {
+        let disk = Disk::connect(guest, store, &format!("device/vbd/{name}"))?;
+        let disk = Rc::new(RefCell::new(disk));
+        if disk.borrow_mut().has_ext4()? {
+            let (files, bytes) = read_files(&disk)?;
+            info!("PASS disk {name}: read {files} files of {bytes} bytes from its ext4");
+        } else {
+            let bytes = disk.borrow_mut().write_and_verify(SCRATCH)?;
+            info!("PASS disk {name}: wrote and verified {bytes} bytes");
+        }
+        let counters = disk.borrow().counters();
+        info!("disk {name}: {counters:?}");
+        disk.borrow_mut().close(store)?;
+    }
+    Ok(())
+}
+
+/// What a guest may write, and a watch on it.
+fn nodes(store: &mut GuestStore) -> Result<()> {
+    let path = "data/ringfence";
+    store.watch(path, "ringfence")?;
+    store.transaction(|store, tx| store.write_str(tx, "data", "ringfence", "here"))?;
+    let mut room = [0; 64];
+    if store.read(Tx::NONE, path, &mut room)? != b"here" {
+        return Err("node data/ringfence is not as it was written".into());
+    }
+    while store.next_watch()?.is_none() {
+        store.wait(None)?;
+    }
+    store.unwatch(path, "ringfence")?;
+    Ok(store.rm(Tx::NONE, path)?)
+}
+
+/// Reads every file in the root of the file system; one named `sum` has the sum of the bytes of all the others.
+fn read_files(disk: &Rc<RefCell<Disk>>) -> Result<(usize, usize)> {
+    let ext4 = Ext4::load(Box::new(Reader(disk.clone())))?;
+    let (mut files, mut bytes, mut sum) = (0, 0, 0u64);
+    let mut wanted = None;
+    for entry in ext4.read_dir("/")? {
+        let entry = entry?;
+        if !entry.file_type()?.is_regular_file() {
+            continue;
+        }
+        let data = ext4.read(&entry.path())?;
+        if entry.file_name().as_ref() == b"sum" {
+            wanted = core::str::from_utf8(&data)?.trim().parse().ok();
+            continue;
+        }
+        sum += data.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+        (files, bytes) = (files + 1, bytes + data.len());
+    }
+    if wanted != Some(sum) {
+        return Err(format!("the files' bytes make {sum}, file sum says {wanted:?}").into());
+    }
+    Ok((files, bytes))
+}

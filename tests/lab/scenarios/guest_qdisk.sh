@@ -1,0 +1,11 @@
+# A guest kernel of ours, without an operating system, against QEMU's backend.
+# shows: QEMU 7.2 qdisk: our frontend in a guest kernel of its own (PV), reads an ext4
+# shows: QEMU 7.2 qdisk: our frontend in a guest kernel of its own (PV), writes and verifies
+# needs: qdisk, guest-image
+# set: all
+# seconds: 120
+. /lab/qdisk.sh
+image_disks
+image_guest pv "$(qdisk $files xvda)" "$(qdisk $scratch xvdb)"
+image_passes pv 51712 51728
+device_model_left
