@@ -31,7 +31,13 @@ pub(crate) fn build(name: &str) -> Result<PathBuf> {
     let target = target_dir()?.join("images");
     run_command(
         cargo()
-            .args(["build", "--quiet", "--release", "--locked", "--manifest-path"])
+            .args([
+                "build",
+                "--quiet",
+                "--release",
+                "--locked",
+                "--manifest-path",
+            ])
             .arg(&manifest)
             .arg("--target-dir")
             .arg(&target)

@@ -1,6 +1,5 @@
 # A guest kernel of ours, without an operating system, against Linux's own backend.
-# shows: Linux 6.1 blkback: our frontend in a guest kernel of its own (PV), reads an ext4
-# shows: Linux 6.1 blkback: our frontend in a guest kernel of its own (PV), writes and verifies
+# shows: Linux 6.1 blkback: our guest kernel, PV
 # needs: guest-image
 # set: all
 # seconds: 120

@@ -1,6 +1,5 @@
 # A guest kernel of ours, without an operating system, against QEMU's backend.
-# shows: QEMU 7.2 qdisk: our frontend in a guest kernel of its own (PV), reads an ext4
-# shows: QEMU 7.2 qdisk: our frontend in a guest kernel of its own (PV), writes and verifies
+# shows: QEMU 7.2 qdisk: our guest kernel, PV
 # needs: qdisk, guest-image
 # set: all
 # seconds: 120

@@ -1,6 +1,5 @@
 # A guest kernel of ours, without an operating system, against our own backend in dom0.
-# shows: ringfence backend: our frontend in a guest kernel of its own (PV), reads an ext4
-# shows: ringfence backend: our frontend in a guest kernel of its own (PV), writes and verifies
+# shows: ringfence backend: our guest kernel, PV
 # needs: ringfence, guest-image
 # set: all
 # seconds: 120
