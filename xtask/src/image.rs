@@ -31,13 +31,7 @@ pub(crate) fn build(name: &str) -> Result<PathBuf> {
     let target = target_dir()?.join("images");
     run_command(
         cargo()
-            .args([
-                "build",
-                "--quiet",
-                "--release",
-                "--locked",
-                "--manifest-path",
-            ])
+            .args(["build", "--quiet", "--release", "--manifest-path"])
             .arg(&manifest)
             .arg("--target-dir")
             .arg(&target)

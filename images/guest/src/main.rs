@@ -1,11 +1,9 @@
 //! A guest kernel: says on its console, one line for each, whether console, XenStore and disks work. A disk with an ext4 is
-//! read as one; any other is written and read back.
+//! read as one; any other is written and read back, as often as `rounds=` on the command line says.
 #![no_std]
 #![no_main]
 
 extern crate alloc;
-
-mod disk;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -13,18 +11,15 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::cell::RefCell;
-use core::error::Error;
 
-use disk::{Disk, Reader};
 use ext4_view::Ext4;
 use log::{error, info};
 use ringfence_core::platform::Platform as _;
 use ringfence_core::store::{Store as _, StoreExt as _, Tx};
 use ringfence_guest::{Guest, GuestStore, Reason, shutdown};
+use ringfence_image_disk::{Disk, Reader, Result};
 
 ringfence_guest::entry!(main);
-
-type Result<T> = core::result::Result<T, Box<dyn Error>>;
 
 /// Bytes that are written to a disk without a file system, if it has so many.
 const SCRATCH: u64 = 8 << 20;
@@ -47,6 +42,11 @@ fn run(guest: Guest, store: &mut GuestStore) -> Result<()> {
     nodes(store)?;
     info!("PASS xenstore");
     let mut room = [0; 4096];
+    let rounds = guest
+        .command_line()
+        .split(' ')
+        .find_map(|word| word.strip_prefix("rounds="));
+    let rounds: u64 = rounds.map_or(Ok(1), str::parse)?;
     let names = store.directory(Tx::NONE, "device/vbd", &mut room)?;
     let names: Vec<String> = names.map(str::to_string).collect();
     for name in &names {
@@ -56,7 +56,11 @@ fn run(guest: Guest, store: &mut GuestStore) -> Result<()> {
             let (files, bytes) = read_files(&disk)?;
             info!("PASS disk {name}: read {files} files of {bytes} bytes from its ext4");
         } else {
-            let bytes = disk.borrow_mut().write_and_verify(SCRATCH)?;
+            let mut bytes = 0;
+            for round in 0..rounds {
+                bytes += disk.borrow_mut().write_and_verify(SCRATCH, round)?;
+                info!("disk {name}: round {round}");
+            }
             info!("PASS disk {name}: wrote and verified {bytes} bytes");
         }
         let counters = disk.borrow().counters();

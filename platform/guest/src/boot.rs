@@ -14,6 +14,9 @@ use ringfence_ring::AttachError;
 use crate::hypercall::HypercallError;
 use crate::memory::Translation;
 
+/// `MAX_GUEST_CMDLINE`.
+pub(crate) const COMMAND_LINE: usize = 1024;
+
 /// Why a guest cannot start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -79,6 +82,8 @@ pub(crate) struct Boot {
     pub(crate) shared_info: u64,
     pub(crate) store: Ring,
     pub(crate) console: Ring,
+    /// Up to the first NUL.
+    pub(crate) command_line: [u8; COMMAND_LINE],
     /// Pages that are free and mapped.
     pub(crate) frames: Range<u32>,
 }

@@ -104,6 +104,7 @@ fn open(boot: Boot) -> Result<(Guest, GuestStore), StartError> {
         window: RefCell::new(window),
         table: RefCell::new(table),
         quarantine: RefCell::default(),
+        command_line: boot.command_line,
     }));
     Ok((Guest(machine), store))
 }

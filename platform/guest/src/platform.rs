@@ -9,6 +9,7 @@ use ringfence_core::platform::{
 };
 use ringfence_core::{DomId, EvtchnPort, GrantRef};
 
+use crate::boot::COMMAND_LINE;
 use crate::evtchn::{self, Channel};
 use crate::grants::{self, Granted, Quarantine};
 use crate::mapping::{self, Mapping};
@@ -27,6 +28,7 @@ pub(crate) struct Machine {
     pub(crate) window: RefCell<Pool>,
     pub(crate) table: RefCell<GrantTable>,
     pub(crate) quarantine: RefCell<Quarantine>,
+    pub(crate) command_line: [u8; COMMAND_LINE],
 }
 
 /// The platform of a guest without an operating system. A handle: copies are the same.
@@ -69,6 +71,16 @@ impl Guest {
     /// Time of day: since the start of 1970, UTC.
     pub fn wall_clock(self) -> Duration {
         self.0.shared.wall_clock()
+    }
+
+    /// What the toolstack gave this guest to read (`extra` and `root` of xl's configuration), as far as it is UTF-8.
+    pub fn command_line(self) -> &'static str {
+        let text = self.0.command_line.split(|byte| *byte == 0).next();
+        let text = text.unwrap_or_default();
+        match core::str::from_utf8(text) {
+            Ok(text) => text,
+            Err(error) => core::str::from_utf8(&text[..error.valid_up_to()]).unwrap_or_default(),
+        }
     }
 
     /// Pages that are free.

@@ -225,7 +225,7 @@ image_disks() {
   mkfs.ext4 -q -d /tmp/files $files
 }
 
-# image_guest NAME DISK...: starts our own guest kernel. From the environment: type, memory
+# image_guest NAME DISK...: starts our own guest kernel. From the environment: type, memory, extra (its arguments)
 image_guest() {
   local -; set +x
   local name=$1 list= d; shift
@@ -235,6 +235,7 @@ name="$name"
 type="${type:-pv}"
 memory=${memory:-32}
 kernel="/lab/guest-image"
+extra="${extra:-}"
 on_crash="destroy"
 disk=[$list]
 C

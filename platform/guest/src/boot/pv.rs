@@ -4,7 +4,7 @@ use core::ptr::NonNull;
 
 use ringfence_core::{EvtchnPort, PAGE};
 
-use super::{Boot, Ring, StartError};
+use super::{Boot, COMMAND_LINE, Ring, StartError};
 use crate::hypercall::{DOMID_SELF, HypercallError, Number, call};
 use crate::memory::{OURS, Translation, WINDOW, page, pfn_of, remap};
 
@@ -33,6 +33,9 @@ pub(crate) struct StartInfo {
     pt_base: u64,
     nr_pt_frames: u64,
     mfn_list: u64,
+    mod_start: u64,
+    mod_len: u64,
+    cmd_line: [u8; COMMAND_LINE],
 }
 
 const _: () = {
@@ -41,6 +44,7 @@ const _: () = {
     assert!(core::mem::offset_of!(StartInfo, console_mfn) == 72);
     assert!(core::mem::offset_of!(StartInfo, console_evtchn) == 80);
     assert!(core::mem::offset_of!(StartInfo, mfn_list) == 104);
+    assert!(core::mem::offset_of!(StartInfo, cmd_line) == 128);
 };
 
 /// `struct mmu_update`.
@@ -126,6 +130,7 @@ pub(crate) unsafe fn take_over(
         shared_info: info.shared_info,
         store: ring(info.store_mfn, info.store_evtchn)?,
         console: ring(info.console_mfn, info.console_evtchn)?,
+        command_line: info.cmd_line,
         frames: tables.next..usable,
     })
 }

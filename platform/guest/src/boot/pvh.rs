@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 
 use ringfence_core::{EvtchnPort, PAGE};
 
-use super::{Boot, Ring, StartError};
+use super::{Boot, COMMAND_LINE, Ring, StartError};
 use crate::hypercall::{DOMID_SELF, Number, Way, enter_by, operate};
 use crate::memory::{Translation, WINDOW};
 
@@ -78,6 +78,17 @@ pub(crate) unsafe fn take_over(info: u32, image_end: u32) -> Result<Boot, StartE
     // SAFETY: as many entries as Xen says.
     let entries = (0..info.memmap_entries as usize).map(|nth| unsafe { list.add(nth).read() });
     let frames = frames(entries, image_end.into())?;
+    let mut command_line = [0; COMMAND_LINE];
+    if info.cmdline_paddr != 0 {
+        let text = identity(info.cmdline_paddr);
+        for (at, byte) in command_line.iter_mut().enumerate() {
+            // SAFETY: up to its NUL the text is there.
+            *byte = unsafe { text.add(at).read() };
+            if *byte == 0 {
+                break;
+            }
+        }
+    }
     let ring = |[page, port]: [u32; 2]| {
         let (frame, value) = (param(page)?, param(port)?);
         let none = |index, value| StartError::Param { index, value };
@@ -91,6 +102,7 @@ pub(crate) unsafe fn take_over(info: u32, image_end: u32) -> Result<Boot, StartE
         shared_info: 0,
         store: ring(STORE)?,
         console: ring(CONSOLE)?,
+        command_line,
         frames,
     })
 }

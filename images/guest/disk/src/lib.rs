@@ -1,4 +1,8 @@
-//! A disk that is waited for.
+//! A disk of a guest kernel, waited for: one thread, nothing else to do.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -16,7 +20,8 @@ use ringfence_core::store::Store as _;
 use ringfence_core::{PAGE, Sector, SectorCount};
 use ringfence_guest::{Guest, GuestStore};
 
-use crate::Result;
+/// Whatever went wrong, in words.
+pub type Result<T> = core::result::Result<T, Box<dyn Error>>;
 
 /// Pages of a request, and how many requests are in flight.
 const PAGES: usize = 8;
@@ -25,6 +30,7 @@ const REQUEST: u64 = (PAGES * PAGE) as u64;
 /// Nobody who is there takes so long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A connected disk.
 pub struct Disk {
     guest: Guest,
     front: Frontend<Guest>,
@@ -36,6 +42,10 @@ pub struct Disk {
 pub struct Reader(pub Rc<RefCell<Disk>>);
 
 impl Disk {
+    /// Waits until the disk of this directory is connected.
+    ///
+    /// # Errors
+    /// The backend has none, or nobody answers.
     pub fn connect(guest: Guest, store: &mut GuestStore, dir: &str) -> Result<Self> {
         let mut front = Frontend::new(guest, dir)?;
         loop {
@@ -57,6 +67,10 @@ impl Disk {
         }
     }
 
+    /// Lets go of it, in order.
+    ///
+    /// # Errors
+    /// The store failed.
     pub fn close(&mut self, store: &mut GuestStore) -> Result<()> {
         self.idle.clear();
         self.front.close();
@@ -70,6 +84,7 @@ impl Disk {
         Ok(())
     }
 
+    /// What was counted.
     pub fn counters(&self) -> Counters {
         self.front.counters()
     }
@@ -128,6 +143,10 @@ impl Disk {
         Ok(())
     }
 
+    /// Whether there is an ext4 on it.
+    ///
+    /// # Errors
+    /// It cannot be read.
     pub fn has_ext4(&mut self) -> Result<bool> {
         let mut magic = [0; 2];
         self.read(1024 + 56, &mut magic)?;
@@ -135,14 +154,18 @@ impl Disk {
     }
 
     /// Writes a pattern with many requests in flight, flushes, reads it back likewise, and discards it where that can be done.
-    pub fn write_and_verify(&mut self, most: u64) -> Result<u64> {
+    /// Patterns of different rounds differ. Returns how many bytes that were.
+    ///
+    /// # Errors
+    /// A request failed, or what is read is not what was written.
+    pub fn write_and_verify(&mut self, most: u64, round: u64) -> Result<u64> {
         let all = most.min(self.bytes) / REQUEST;
-        self.run(Op::Write, all)?;
+        self.run(Op::Write, all, round)?;
         if self.front.info().is_some_and(|info| info.flush) {
             self.front.flush()?;
             self.complete()?;
         }
-        self.run(Op::Read, all)?;
+        self.run(Op::Read, all, round)?;
         if self.front.info().is_some_and(|info| info.discard.is_some()) {
             self.front
                 .discard(Sector::new(0), SectorCount::new(all * REQUEST / 512), false)?;
@@ -151,14 +174,14 @@ impl Disk {
         Ok(all * REQUEST)
     }
 
-    fn run(&mut self, op: Op, all: u64) -> Result<()> {
+    fn run(&mut self, op: Op, all: u64, round: u64) -> Result<()> {
         let mut places = Vec::new();
         let (mut next, mut open) = (0, 0);
         let (mut data, mut wanted) = (vec![0; PAGES * PAGE], vec![0; PAGES * PAGE]);
         while next < all || open > 0 {
             while next < all && open < DEPTH {
                 let mut buffer = self.buffer(PAGES * PAGE)?;
-                pattern(next, &mut data);
+                pattern(next, round, &mut data);
                 if op == Op::Write {
                     buffer.write_at(0, &data)?;
                 }
@@ -174,7 +197,7 @@ impl Disk {
             let (_, nth) = places.swap_remove(place.ok_or("an answer to no request")?);
             if op == Op::Read {
                 buffer.read_at(0, &mut data)?;
-                pattern(nth, &mut wanted);
+                pattern(nth, round, &mut wanted);
                 if data != wanted {
                     return Err(format!("request {nth} reads other bytes than were written").into());
                 }
@@ -185,10 +208,10 @@ impl Disk {
     }
 }
 
-/// Bytes that differ from place to place.
-fn pattern(nth: u64, data: &mut [u8]) {
+/// Bytes that differ from place to place and from round to round.
+fn pattern(nth: u64, round: u64, data: &mut [u8]) {
     for (at, word) in (nth * REQUEST..).step_by(8).zip(data.chunks_exact_mut(8)) {
-        let mixed = (at + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mixed = (at + 1 + round).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         word.copy_from_slice(&mixed.to_le_bytes());
     }
 }
