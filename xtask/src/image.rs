@@ -1,6 +1,7 @@
 //! `cargo xtask image`: kernels that Xen boots, on a stock toolchain.
 
 use crate::counts::target_dir;
+use crate::lab;
 use crate::process::{cargo, root, run as run_command};
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -11,13 +12,26 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Options {
     /// Which: a folder of images/
     name: String,
+    /// Boot it in a machine without Xen, where all it can do is say so and switch off
+    #[arg(long)]
+    boot: bool,
 }
+
+/// What an image says where there is no Xen.
+const NO_XEN: &str = "ringfence: no Xen here";
 
 /// Builds it and says where it is.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let image = build(&options.name)?;
     let size = fs::metadata(&image)?.len();
     println!("{} ({size} bytes)", image.display());
+    if options.boot {
+        let said = lab::boot_without_xen(&image)?;
+        print!("{said}");
+        if !said.contains(NO_XEN) {
+            bail!("it does not say: {NO_XEN}");
+        }
+    }
     Ok(())
 }
 

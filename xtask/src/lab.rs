@@ -18,7 +18,7 @@ mod tree;
 
 use crate::counts::{Counts, target_dir};
 use crate::libtest::Skip;
-use crate::process::root;
+use crate::process::{root, watch};
 use crate::test::expected::Expected;
 use anyhow::{Context, Result, bail};
 use boot::{Boot, Verdict};
@@ -28,6 +28,7 @@ use results::Results;
 use scenario::{Need, Scenario, When};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Options of `lab`.
 #[derive(clap::Args, Default)]
@@ -66,6 +67,24 @@ pub(crate) fn run_named(names: &[&str], bin: Option<PathBuf>, patience: u32) -> 
         bin,
         ..Options::default()
     })
+}
+
+/// What a kernel says on the first serial port of a machine without Xen, until it switches that off.
+pub(crate) fn boot_without_xen(kernel: &Path) -> Result<String> {
+    let qemu = Cache::open()?.unpacked(&packages::QEMU)?;
+    let ended = watch(
+        &mut qemu::without_xen(&qemu, kernel),
+        Duration::from_secs(120),
+    )?;
+    match ended.status {
+        Some(status) if status.success() => Ok(ended.output),
+        Some(status) => bail!("QEMU failed: {status}: {}", ended.output),
+        None => bail!(
+            "{} does not switch the machine off: {}",
+            kernel.display(),
+            ended.output
+        ),
+    }
 }
 
 /// Runs what was chosen; an error if anything failed.

@@ -1,7 +1,6 @@
 # A guest kernel of ours, without an operating system, against our own backend in dom0.
 # shows: ringfence backend: our guest kernel, PV
 # needs: ringfence, guest-image
-# set: all
 # seconds: 120
 ringfence_backend
 image_disks

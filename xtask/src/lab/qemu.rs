@@ -23,9 +23,8 @@ pub(crate) enum Ports {
     Terminal,
 }
 
-/// QEMU, ready to run.
-pub(crate) fn command(layout: &Layout, machine: &Machine, initrd: &Path, ports: &Ports) -> Command {
-    let root = &layout.qemu;
+/// QEMU of the packages unpacked at `root`, which finds its own files.
+fn program(root: &Path) -> Command {
     let lib = root.join("usr/lib/x86_64-linux-gnu");
     let program = root.join("usr/bin/qemu-system-x86_64");
     // Whatever ends us, nobody has to look for a machine that was left running.
@@ -48,6 +47,21 @@ pub(crate) fn command(layout: &Layout, machine: &Machine, initrd: &Path, ports: 
     for dir in ["usr/share/seabios", "usr/share/qemu", "usr/lib/ipxe/qemu"] {
         qemu.arg("-L").arg(root.join(dir));
     }
+    qemu
+}
+
+/// A machine without Xen that boots `kernel`; its first serial port is standard output.
+pub(crate) fn without_xen(root: &Path, kernel: &Path) -> Command {
+    let mut qemu = program(root);
+    qemu.args("-machine q35 -cpu qemu64 -accel tcg -m 64M -nodefaults -no-user-config".split(' '));
+    qemu.args("-display none -no-reboot -monitor none -serial stdio".split(' '));
+    qemu.arg("-kernel").arg(kernel);
+    qemu
+}
+
+/// QEMU, ready to run.
+pub(crate) fn command(layout: &Layout, machine: &Machine, initrd: &Path, ports: &Ports) -> Command {
+    let mut qemu = program(&layout.qemu);
     let thread = machine.thread.as_deref().unwrap_or("multi");
     let cpus = machine.cpus.unwrap_or(2);
     qemu.args(["-machine", "q35", "-cpu", CPU, "-m", "4G"]);
