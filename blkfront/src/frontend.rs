@@ -30,7 +30,7 @@ impl<P: Platform> Frontend<P> {
     /// As [`with_limits`](Self::with_limits), with a ring of one page and buffers for direct segments.
     ///
     /// # Errors
-    /// [`StoreError::Unsendable`] if the path is too long.
+    /// [`StoreError::Unsendable`](ringfence_core::store::StoreError::Unsendable) if the path is too long.
     ///
     /// ```
     /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
@@ -53,7 +53,7 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Frontend<P, DEPTH, PAG
     /// (`device/vbd/51712`), with up to `DEPTH` requests in flight and buffers of up to `PAGES` pages. Touches nothing yet.
     ///
     /// # Errors
-    /// [`StoreError::Unsendable`] if the path is too long.
+    /// [`StoreError::Unsendable`](ringfence_core::store::StoreError::Unsendable) if the path is too long.
     ///
     /// ```
     /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
@@ -102,7 +102,7 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Frontend<P, DEPTH, PAG
     /// where suspending was cancelled.
     ///
     /// # Errors
-    /// [`StoreError::Unsendable`] if the path is too long with the new number.
+    /// [`StoreError::Unsendable`](ringfence_core::store::StoreError::Unsendable) if the path is too long with the new number.
     ///
     /// ```
     /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }

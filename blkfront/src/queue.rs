@@ -301,7 +301,7 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Queue<P, DEPTH, PAGES>
     /// put on the ring of the next one ([`set_replay`](Self::set_replay)).
     ///
     /// # Errors
-    /// The backend lied: now, or earlier. The device is disabled; [`step`](Self::step) closes it, and what was in flight comes
+    /// The backend lied: now, or earlier. The device is disabled; the frontend's `step` closes it, and what was in flight comes
     /// back from here as [`IoError::Aborted`] once the backend has let go of it.
     ///
     /// ```

@@ -59,7 +59,7 @@ struct Slot<P: Platform> {
 
 /// What the queues of one device share: see [`ManyFrontend`].
 ///
-/// Memory: per queue a [`Connection`] in passing and some 200 bytes.
+/// Memory: per queue a connection in passing and some 200 bytes.
 pub struct Shared<P: Platform, const QUEUES: usize> {
     slots: [Mutex<Slot<P>>; QUEUES],
     /// Era and requests on the ring, per queue: the queue's to write.

@@ -82,7 +82,7 @@ impl Address {
             .any(|scheme| target.starts_with(scheme))
     }
 
-    /// Connects, which may take [some time](PATIENCE).
+    /// Connects, which may take some time.
     ///
     /// # Errors
     /// As `connect(2)`; no such host.
