@@ -205,8 +205,14 @@ fn sectors<P: Platform, H: Host>(scene: &mut Scene<P, H>) {
 
 fn operations<P: Platform, H: Host>(scene: &mut Scene<P, H>) {
     let gref = scene.attacker.page.grant_ref();
+    let offered = [
+        Op::WRITE_BARRIER,
+        Op::FLUSH_DISKCACHE,
+        Op::DISCARD,
+        Op::INDIRECT,
+    ];
     let numbers = (2u8..16).chain([127, 128, 254, 255]);
-    let bad = numbers.filter(|number| Op(*number) != Op::FLUSH_DISKCACHE);
+    let bad = numbers.filter(|number| !offered.contains(&Op(*number)));
     let bad = bad.map(|number| request(0, Op(number), 0, &[(gref, 0, 7)]));
     scene.all_answer(bad.collect(), Status::EOPNOTSUPP);
 }
@@ -359,7 +365,7 @@ fn garbage<P: Platform, H: Host>(scene: &mut Scene<P, H>) {
     for node in ["ring-ref", "event-channel"] {
         scene.refused(node, |attacker| attacker.remove(node));
     }
-    for protocol in ["x86_32-abi", "sparc-abi", "x86_64", "native"] {
+    for protocol in ["arm-abi2", "sparc-abi", "x86_64", "native"] {
         scene.refused("protocol", |attacker| {
             attacker.set("protocol", protocol.as_bytes())
         });
