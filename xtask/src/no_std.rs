@@ -6,7 +6,8 @@ use crate::process::{cargo, output_of, root, run as run_command};
 use anyhow::{Result, bail};
 use std::process::Command;
 
-/// Links it, looks for symbols it does not define, runs it; and builds the guest kernel. Gives back how many checks that were.
+/// Links it, looks for symbols it does not define, runs it; builds the guest kernel, and the one of
+/// docs/your-kernel.md. Gives back how many checks that were.
 pub(crate) fn run() -> Result<usize> {
     let target = target_dir()?.join("no_std");
     run_command(
@@ -25,5 +26,7 @@ pub(crate) fn run() -> Result<usize> {
     println!("  no_std: links, lacks no symbol, runs");
     let image = image::build("guest")?;
     println!("  no_std: {} is a kernel", image.display());
-    Ok(4)
+    image::follow_page()?;
+    println!("  no_std: docs/your-kernel.md makes a kernel");
+    Ok(5)
 }

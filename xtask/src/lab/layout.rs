@@ -124,6 +124,10 @@ impl Layout {
         if has(Need::GuestImage) {
             dom0.copy("lab/guest-image", &image::build("guest")?)?;
         }
+        if has(Need::YourKernel) {
+            dom0.copy("lab/your-kernel", &image::follow_page()?)?;
+            dom0.copy("lab/your-kernel.md", &root().join("docs/your-kernel.md"))?;
+        }
         if has(Need::Qdisk) {
             qdisk::add(&mut dom0, &self.cache, &self.xen, &self.qemu)?;
         }

@@ -24,6 +24,8 @@ pub(crate) enum Need {
     Qdisk,
     /// The guest kernel of images/guest, as /lab/guest-image in dom0.
     GuestImage,
+    /// The kernel of docs/your-kernel.md, as /lab/your-kernel in dom0.
+    YourKernel,
 }
 
 /// The machine of a boot. Scenarios share a boot if they name the same one and want the same machine.
@@ -93,6 +95,7 @@ impl Scenario {
                             "ringfence" => Need::Ringfence,
                             "qdisk" => Need::Qdisk,
                             "guest-image" => Need::GuestImage,
+                            "your-kernel" => Need::YourKernel,
                             _ => bail!("nobody knows what `{word}` is in `{line}`"),
                         });
                     }
