@@ -14,6 +14,7 @@ const GEOMETRY: Geometry = Geometry {
     request_bytes: 11 * 4096,
     read_only: false,
     flush: true,
+    offers: ringfence_cli::nbd::Offers::NONE,
 };
 
 /// A server on a thread, in a directory of its own.

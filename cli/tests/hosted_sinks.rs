@@ -177,6 +177,44 @@ fn a_server_of_nbd_has_the_data() {
 }
 
 #[test]
+fn an_export_trims_writes_zeros_and_writes_durably() {
+    let test = "an_export_trims_writes_zeros_and_writes_durably";
+    if !have(test, &["qemu-io", "nbdinfo"]) {
+        return;
+    }
+    let host = Host::start();
+    let image = host.path("image");
+    std::fs::write(&image, vec![0x77; 4 << 20]).expect("written");
+    let _backend = host.driver_domain("blk0");
+    let (_guest, uri) = export(&host, &format!("target={}", text(&image)));
+    let told = succeed("nbdinfo", &[&uri]);
+    for line in ["can_fua: true", "can_trim: true", "can_zero: true"] {
+        assert!(told.contains(line), "no `{line}` in\n{told}");
+    }
+    let room = || {
+        let meta = std::fs::metadata(&image).expect("it is there");
+        std::os::unix::fs::MetadataExt::blocks(&meta)
+    };
+    let before = room();
+    let arguments = ["-f", "raw", "-d", "unmap", "-c", "discard 1M 1M", &uri];
+    let said = output_text(&domains::run("qemu-io", &arguments));
+    assert!(!said.contains("failed"), "{said}");
+    assert_eq!(before - room(), 2048, "the file has a hole");
+    qemu_io(
+        &uri,
+        &[
+            "write -z 2M 1000001",
+            "write -f -P 0x99 513 4000",
+            "read -P 0x77 0 513",
+            "read -P 0x99 513 4000",
+            "read -P 0x00 1M 1M",
+            "read -P 0x00 2M 1000001",
+            "read -P 0x77 3097153 1000",
+        ],
+    );
+}
+
+#[test]
 fn layers_are_as_the_configuration_says() {
     if !have("layers_are_as_the_configuration_says", &["qemu-io"]) {
         return;

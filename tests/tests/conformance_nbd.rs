@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use ringfence_blkback::error::IoError;
 use ringfence_blkback::sink::{Disk, IoOp, Nbd};
-use ringfence_cli::nbd::{Geometry, Listener, MemoryBlocks, Server};
+use ringfence_cli::nbd::{Geometry, Listener, MemoryBlocks, Offers, Server};
 use ringfence_core::ids::{Sector, SectorCount};
 use ringfence_tests::disk_conformance::{self as suite, SECTORS, io, one};
 
@@ -108,6 +108,11 @@ fn our_own_server() {
         request_bytes: 64 << 10,
         read_only: false,
         flush: true,
+        offers: Offers {
+            trim: true,
+            zeroes: true,
+            durable: true,
+        },
     };
     let (stop, stopped) = UnixStream::pair().expect("a pair");
     std::thread::scope(|scope| {

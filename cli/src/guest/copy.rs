@@ -390,6 +390,7 @@ mod tests {
             request_bytes: 11 * 4096,
             read_only: false,
             flush: true,
+            offers: crate::nbd::Offers::NONE,
         };
         MemoryBlocks::new(geometry, 32, sectors).expect("a descriptor")
     }

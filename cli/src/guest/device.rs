@@ -8,7 +8,7 @@ use ringfence_blkfront::{
     Armed, Buffer, BufferError, Completion, Frontend, Info, IoError, MAX_PAGES, Op, Reason,
     Serviced, Tag,
 };
-use ringfence_core::{PAGE, Sector};
+use ringfence_core::{PAGE, Sector, SectorCount};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -16,7 +16,7 @@ use rustix::time::{
 
 use super::disks::{self, Disks, Life, Shared};
 use super::world::World;
-use crate::nbd::{BlockError, Blocks, Data, Geometry, SubmitError, Token};
+use crate::nbd::{BlockError, Blocks, Data, Geometry, Offers, SubmitError, Token};
 
 /// What one disk's data path cost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -321,6 +321,11 @@ impl<P: World> Blocks for GuestDisk<P> {
             request_bytes: (MAX_PAGES * PAGE) as u32,
             read_only: self.info.read_only,
             flush: self.info.flush,
+            offers: Offers {
+                trim: self.info.discard.is_some() && !self.info.read_only,
+                zeroes: !self.info.read_only,
+                durable: self.info.flush,
+            },
         }
     }
 
@@ -339,6 +344,22 @@ impl<P: World> Blocks for GuestDisk<P> {
         let mut buffer = self.buffer(data.len())?;
         buffer.write_at(0, data).map_err(|_| SubmitError::Gone)?;
         self.submit(token, Op::Write, sector, buffer)
+    }
+
+    fn submit_discard(
+        &mut self,
+        token: Token,
+        sector: u64,
+        sectors: u64,
+    ) -> Result<(), SubmitError> {
+        let (sector, count) = (Sector::new(sector), SectorCount::new(sectors));
+        match self.front.discard(sector, count, false) {
+            Ok(tag) => {
+                self.open.insert(tag, token);
+                Ok(())
+            }
+            Err(reason) => Err(self.refused(reason)),
+        }
     }
 
     fn submit_flush(&mut self, token: Token) -> Result<(), SubmitError> {

@@ -25,6 +25,28 @@ pub struct Geometry {
     pub read_only: bool,
     /// Whether there is a cache that [`Blocks::submit_flush`] empties.
     pub flush: bool,
+    /// What is served beyond reads, writes and flushes.
+    pub offers: Offers,
+}
+
+/// What an export may offer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offers {
+    /// Trims, for [`Blocks::submit_discard`].
+    pub trim: bool,
+    /// Writes of zeros, which become writes.
+    pub zeroes: bool,
+    /// Answers that wait until what was written is durable, for [`Blocks::submit_flush`].
+    pub durable: bool,
+}
+
+impl Offers {
+    /// Nothing more.
+    pub const NONE: Self = Self {
+        trim: false,
+        zeroes: false,
+        durable: false,
+    };
 }
 
 /// Why a request was not taken.
@@ -73,6 +95,11 @@ pub trait Blocks {
 
     /// Queues a flush of everything answered so far.
     fn submit_flush(&mut self, token: Token) -> Result<(), SubmitError>;
+
+    /// Queues a discard of whole blocks within the disk, if [`Offers::trim`] says that it can.
+    fn submit_discard(&mut self, _: Token, _: u64, _: u64) -> Result<(), SubmitError> {
+        Err(SubmitError::Gone)
+    }
 
     /// Makes what was queued visible to the backend, with at most one notification.
     fn kick(&mut self);

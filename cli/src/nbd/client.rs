@@ -231,7 +231,7 @@ impl Client {
             Event::Close => return self.close(),
             Event::Read { length, .. } => *length as usize,
             Event::Write { span, .. } => span.length,
-            Event::Flush { .. } | Event::Refuse { .. } => 0,
+            Event::Flush { .. } | Event::Trim { .. } | Event::Refuse { .. } => 0,
         };
         self.requests = self.requests.saturating_add(1);
         self.bytes = self.bytes.saturating_add(length);
@@ -247,6 +247,17 @@ impl Client {
                 span,
             } => export.write(self.id, cookie, offset, span),
             Event::Flush { cookie } => export.flush(self.id, cookie),
+            Event::Trim {
+                cookie,
+                offset,
+                length,
+                durable,
+            } => export.trim(
+                self.id,
+                cookie,
+                offset..offset.saturating_add(length.into()),
+                durable,
+            ),
             Event::Refuse { cookie, error } => {
                 let client = self.id;
                 self.reply(Reply {

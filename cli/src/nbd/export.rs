@@ -43,6 +43,7 @@ enum Work {
     Write,
     /// The blocks at the edges have to be read first.
     Edges,
+    Discard,
     Flush,
 }
 
@@ -52,6 +53,8 @@ struct Job {
     cookie: u64,
     work: Work,
     sector: u64,
+    /// How many a discard has.
+    sectors: u64,
     span: Span,
     /// Requests not submitted yet, the next one last.
     todo: Vec<u32>,
@@ -177,8 +180,41 @@ impl<B: Blocks> Export<B> {
             blocks: Vec::new(),
             head: 0,
             length: 0,
+            durable: false,
         };
         let mut job = self.job(client, cookie, Work::Flush, 0, span);
+        job.todo.push(0);
+        self.start(job);
+    }
+
+    /// Starts to discard what whole blocks there are in a range within the disk, in bytes.
+    pub fn trim(
+        &mut self,
+        client: ClientId,
+        cookie: u64,
+        range: std::ops::Range<u64>,
+        durable: bool,
+    ) {
+        let block = u64::from(self.geometry.block_bytes.max(512));
+        let start = range.start.div_ceil(block).saturating_mul(block);
+        let end = range.end - range.end % block;
+        let span = Span {
+            blocks: Vec::new(),
+            head: 0,
+            length: 0,
+            durable,
+        };
+        let mut job = self.job(client, cookie, Work::Discard, start, span);
+        job.sectors = end.saturating_sub(start) / 512;
+        if job.sectors == 0 {
+            self.replies.push(Reply {
+                client,
+                cookie,
+                length: 0,
+                result: Ok(None),
+            });
+            return;
+        }
         job.todo.push(0);
         self.start(job);
     }
@@ -234,6 +270,7 @@ impl<B: Blocks> Export<B> {
             cookie,
             work,
             sector,
+            sectors: 0,
             span,
             todo: Vec::new(),
             in_flight: 0,
@@ -269,6 +306,7 @@ impl<B: Blocks> Export<B> {
                     sector,
                     job.span.blocks.get(place).unwrap_or_default(),
                 ),
+                Work::Discard => self.blocks.submit_discard(token, job.sector, job.sectors),
                 Work::Flush => self.blocks.submit_flush(token),
             };
             match result {
@@ -351,13 +389,25 @@ impl<B: Blocks> Export<B> {
             self.ready.push_back(id);
             return;
         }
+        let (writes, flushes) = (
+            matches!(job.work, Work::Write | Work::Edges),
+            job.error.is_none() && std::mem::take(&mut job.span.durable),
+        );
+        if flushes {
+            job.work = Work::Flush;
+            job.todo.push(0);
+        }
+        let ready = &mut self.ready;
+        if writes {
+            self.overlap.leave(id, |next| ready.push_back(next));
+        }
+        if flushes {
+            ready.push_back(id);
+            return;
+        }
         let Some(job) = self.jobs.remove(&id) else {
             return;
         };
-        if matches!(job.work, Work::Write | Work::Edges) {
-            let ready = &mut self.ready;
-            self.overlap.leave(id, |next| ready.push_back(next));
-        }
         let length = job.span.length;
         let data = (job.work == Work::Read).then_some(job.span);
         let result = job.error.map_or(Ok(data), Err);

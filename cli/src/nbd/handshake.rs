@@ -2,8 +2,9 @@
 
 use super::wire::{
     self, EXPORT_CAN_MULTI_CONN, EXPORT_HAS_FLAGS, EXPORT_READ_ONLY, EXPORT_SEND_FLUSH,
-    FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, INFO_BLOCK_SIZE, INFO_EXPORT, NAME_MAX, OPTION_BYTES,
-    OPTION_MAGIC, OptionCode, ReplyType, be,
+    EXPORT_SEND_FUA, EXPORT_SEND_TRIM, EXPORT_SEND_WRITE_ZEROES, FLAG_FIXED_NEWSTYLE,
+    FLAG_NO_ZEROES, INFO_BLOCK_SIZE, INFO_EXPORT, NAME_MAX, OPTION_BYTES, OPTION_MAGIC, OptionCode,
+    ReplyType, be,
 };
 use super::{Geometry, REQUEST_MAX};
 
@@ -28,6 +29,16 @@ impl Offer {
         }
         if self.geometry.flush {
             flags |= EXPORT_SEND_FLUSH;
+        }
+        let offers = self.geometry.offers;
+        for (offered, flag) in [
+            (offers.durable, EXPORT_SEND_FUA),
+            (offers.trim, EXPORT_SEND_TRIM),
+            (offers.zeroes, EXPORT_SEND_WRITE_ZEROES),
+        ] {
+            if offered {
+                flags |= flag;
+            }
         }
         flags
     }

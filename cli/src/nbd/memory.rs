@@ -8,6 +8,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 enum Action {
     Read { at: usize, bytes: usize },
     Write { at: usize, data: Vec<u8> },
+    Discard { at: usize, bytes: usize },
     Flush,
 }
 
@@ -37,6 +38,8 @@ pub struct Counts {
     pub writes: u64,
     /// Flushes.
     pub flushes: u64,
+    /// Discards.
+    pub discards: u64,
     /// The most requests that were in flight at once.
     pub deepest: usize,
 }
@@ -166,6 +169,23 @@ impl Blocks for MemoryBlocks {
         Ok(())
     }
 
+    fn submit_discard(
+        &mut self,
+        token: Token,
+        sector: u64,
+        sectors: u64,
+    ) -> Result<(), SubmitError> {
+        let (at, bytes) = (sector * 512, sectors * 512);
+        assert!(self.geometry.offers.trim, "a discard that is not offered");
+        assert!(at + bytes <= self.bytes.len() as u64, "beyond the end");
+        let block = u64::from(self.geometry.block_bytes);
+        assert!(at.is_multiple_of(block) && bytes.is_multiple_of(block) && bytes > 0);
+        let (at, bytes) = (at as usize, bytes as usize);
+        self.submit(token, Action::Discard { at, bytes })?;
+        self.counts.discards = self.counts.discards.saturating_add(1);
+        Ok(())
+    }
+
     fn submit_flush(&mut self, token: Token) -> Result<(), SubmitError> {
         self.submit(token, Action::Flush)?;
         self.counts.flushes = self.counts.flushes.saturating_add(1);
@@ -189,7 +209,7 @@ impl Blocks for MemoryBlocks {
             let (token, action) = self.queue.remove(choice);
             self.kicked = self.kicked.saturating_sub(1);
             let (at, bytes) = match &action {
-                Action::Read { at, bytes } => (*at, *bytes),
+                Action::Read { at, bytes } | Action::Discard { at, bytes } => (*at, *bytes),
                 Action::Write { at, data } => (*at, data.len()),
                 Action::Flush => (0, 0),
             };
@@ -213,6 +233,11 @@ impl Blocks for MemoryBlocks {
                 (&action, self.bytes.get_mut(place.clone()))
             {
                 space.copy_from_slice(data);
+            }
+            if let (Action::Discard { .. }, Some(space)) =
+                (&action, self.bytes.get_mut(place.clone()))
+            {
+                space.fill(0);
             }
             if aborted {
                 done(token, Err(BlockError::Aborted));

@@ -1,7 +1,7 @@
 //! The stream of requests after the negotiation: cut into requests with their payloads, without input or output of its own.
 
-use super::wire::{Command, Errno, REQUEST_BYTES, Request};
-use super::{Geometry, REQUEST_MAX};
+use super::wire::{COMMAND_FUA, COMMAND_NO_HOLE, Command, Errno, REQUEST_BYTES, Request};
+use super::{Geometry, REQUEST_MAX, ZEROES_MAX};
 
 /// One thing to do for a client.
 #[derive(PartialEq, Eq, Debug)]
@@ -23,6 +23,17 @@ pub enum Event {
         offset: u64,
         /// The span: whole blocks, with the payload at its place within them.
         span: Span,
+    },
+    /// A range that is no longer needed: checked against the disk and its access, not empty.
+    Trim {
+        /// What the reply repeats.
+        cookie: u64,
+        /// Where, in bytes.
+        offset: u64,
+        /// How much, in bytes.
+        length: u32,
+        /// Whether the answer waits until it is durable.
+        durable: bool,
     },
     /// Make durable what was answered.
     Flush {
@@ -49,6 +60,8 @@ pub struct Span {
     pub head: usize,
     /// Bytes of the range.
     pub length: usize,
+    /// Whether the answer waits until they are durable.
+    pub durable: bool,
 }
 
 impl Span {
@@ -62,6 +75,7 @@ impl Span {
             blocks: vec![0; blocks],
             head,
             length,
+            durable: false,
         }
     }
 
@@ -219,7 +233,7 @@ impl Session {
                     Ok(()) => State::Payload {
                         cookie,
                         offset,
-                        span: Span::new(offset, length, self.geometry.block_bytes),
+                        span: self.span(&request),
                         filled: 0,
                     },
                     Err(error) if length == 0 => return Some(Event::Refuse { cookie, error }),
@@ -240,6 +254,26 @@ impl Session {
                 },
                 Err(error) => Event::Refuse { cookie, error },
             }),
+            Command::WRITE_ZEROES if self.geometry.offers.zeroes => {
+                Some(match self.check(&request) {
+                    // Memory of zeros that nobody writes to is none.
+                    Ok(()) => Event::Write {
+                        cookie,
+                        offset,
+                        span: self.span(&request),
+                    },
+                    Err(error) => Event::Refuse { cookie, error },
+                })
+            }
+            Command::TRIM if self.geometry.offers.trim => Some(match self.check(&request) {
+                Ok(()) => Event::Trim {
+                    cookie,
+                    offset,
+                    length,
+                    durable: request.flags & COMMAND_FUA != 0,
+                },
+                Err(error) => Event::Refuse { cookie, error },
+            }),
             Command::FLUSH if self.geometry.flush && request.flags == 0 => {
                 Some(Event::Flush { cookie })
             }
@@ -250,13 +284,30 @@ impl Session {
         }
     }
 
+    fn span(&self, request: &Request) -> Span {
+        let block = self.geometry.block_bytes;
+        Span {
+            durable: request.flags & COMMAND_FUA != 0,
+            ..Span::new(request.offset, request.length, block)
+        }
+    }
+
     fn check(&self, request: &Request) -> Result<(), Errno> {
-        let is_write = request.command == Command::WRITE;
+        let is_write = request.command != Command::READ;
         if is_write && self.geometry.read_only {
             return Err(Errno::Perm);
         }
-        // No command flag is offered.
-        if request.flags != 0 || request.length == 0 || request.length > REQUEST_MAX {
+        let fua = match self.geometry.offers.durable {
+            true => COMMAND_FUA,
+            false => 0,
+        };
+        let (flags, most) = match request.command {
+            Command::READ => (0, REQUEST_MAX),
+            Command::WRITE_ZEROES => (fua | COMMAND_NO_HOLE, ZEROES_MAX),
+            Command::TRIM => (fua, u32::MAX),
+            _ => (fua, REQUEST_MAX),
+        };
+        if request.flags & !flags != 0 || request.length == 0 || request.length > most {
             return Err(Errno::Inval);
         }
         let end = request.offset.checked_add(u64::from(request.length));

@@ -4,7 +4,7 @@ use ringfence_cli::nbd::export::{ClientId, Export};
 use ringfence_cli::nbd::handshake::{Handshake, Offer, Step};
 use ringfence_cli::nbd::session::{Event, Session};
 use ringfence_cli::nbd::wire::{OPTION_MAGIC, REQUEST_MAGIC};
-use ringfence_cli::nbd::{Geometry, MemoryBlocks};
+use ringfence_cli::nbd::{Geometry, MemoryBlocks, Offers};
 
 const CLIENT: ClientId = ClientId::new(1);
 
@@ -20,6 +20,11 @@ pub fn nbd_client(data: &[u8]) {
         request_bytes: 1024,
         read_only: data.first().is_some_and(|byte| byte % 4 == 0),
         flush: true,
+        offers: Offers {
+            trim: true,
+            zeroes: true,
+            durable: true,
+        },
     };
     for stream in [data.to_vec(), options(data)] {
         let whole = negotiate(geometry, &stream, stream.len().max(1));
@@ -84,6 +89,12 @@ fn execute(geometry: Geometry, events: Vec<Event>) {
                 offset,
                 span,
             } => export.write(CLIENT, cookie, offset, span),
+            Event::Trim {
+                cookie,
+                offset,
+                length,
+                durable,
+            } => export.trim(CLIENT, cookie, offset..offset + u64::from(length), durable),
             Event::Flush { cookie } => export.flush(CLIENT, cookie),
             Event::Refuse { .. } | Event::Close => asked -= 1,
         }

@@ -10,6 +10,7 @@ const GEOMETRY: Geometry = Geometry {
     request_bytes: 11 * 4096,
     read_only: false,
     flush: true,
+    offers: crate::nbd::Offers::NONE,
 };
 
 fn disk(seed: u64) -> MemoryBlocks {

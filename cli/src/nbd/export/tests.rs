@@ -10,6 +10,7 @@ fn export(seed: u64) -> Export<MemoryBlocks> {
         request_bytes: 1024,
         read_only: false,
         flush: true,
+        offers: crate::nbd::Offers::NONE,
     };
     Export::new(MemoryBlocks::new(geometry, 4, seed).expect("an eventfd"))
 }
@@ -109,4 +110,76 @@ fn what_a_broken_connection_left_undone_is_done_again_and_nobody_hears_of_it() {
             assert_eq!(*byte, (at / 77) as u8 + 1, "byte {at}, seed {seed}");
         }
     }
+}
+
+#[test]
+fn a_trim_takes_whole_blocks_and_no_others() {
+    for seed in 0..20 {
+        let geometry = Geometry {
+            offers: crate::nbd::Offers {
+                trim: true,
+                ..crate::nbd::Offers::NONE
+            },
+            ..export(seed).geometry()
+        };
+        let disk = MemoryBlocks::new(geometry, 4, seed).expect("an eventfd");
+        let mut export = Export::new(disk);
+        export.write(CLIENT, 0, 0, span(0, &[7; 8192]));
+        finish(&mut export);
+        for (cookie, range) in [(1, 100..1500), (2, 2048..2049), (3, 4096..8192)] {
+            export.trim(CLIENT, cookie, range, false);
+        }
+        let replies = finish(&mut export);
+        assert!(replies.iter().all(|reply| matches!(reply.result, Ok(None))));
+        assert_eq!(replies.len(), 3);
+        let blocks = export.into_blocks();
+        assert_eq!(blocks.counts().discards, 2, "one had no whole block");
+        for (at, byte) in blocks.bytes()[..8192].iter().enumerate() {
+            let gone = (512..1024).contains(&at) || at >= 4096;
+            assert_eq!(*byte, if gone { 0 } else { 7 }, "byte {at}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_must_be_durable_comes_after_a_flush() {
+    for seed in 0..20 {
+        let mut export = export(seed);
+        let durable = |offset, data: &[u8]| Span {
+            durable: true,
+            ..span(offset, data)
+        };
+        // Whole blocks, and blocks that are read first, with one that waits for them.
+        export.write(CLIENT, 1, 512, durable(512, &[1; 1024]));
+        export.write(CLIENT, 2, 3000, durable(3000, &[2; 700]));
+        export.write(CLIENT, 3, 3700, span(3700, &[3; 10]));
+        let replies = finish(&mut export);
+        assert!(replies.iter().all(|reply| matches!(reply.result, Ok(None))));
+        assert_eq!(replies.len(), 3);
+        let blocks = export.into_blocks();
+        assert_eq!(blocks.counts().flushes, 2);
+        assert!(blocks.bytes()[3000..3700].iter().all(|byte| *byte == 2));
+        assert!(blocks.bytes()[3700..3710].iter().all(|byte| *byte == 3));
+    }
+}
+
+#[test]
+fn a_write_that_failed_is_not_flushed() {
+    let geometry = export(1).geometry();
+    let disk = MemoryBlocks::new(geometry, 4, 1).expect("an eventfd");
+    let mut export = Export::new(disk.failing(0..8));
+    let span = Span {
+        durable: true,
+        ..span(0, &[1; 512])
+    };
+    export.write(CLIENT, 1, 0, span);
+    let replies = finish(&mut export);
+    assert!(matches!(
+        replies[..],
+        [Reply {
+            result: Err(Errno::Io),
+            ..
+        }]
+    ));
+    assert_eq!(export.blocks().counts().flushes, 0);
 }

@@ -10,6 +10,7 @@ fn offer() -> Offer {
             request_bytes: 4096,
             read_only: true,
             flush: true,
+            offers: crate::nbd::Offers::NONE,
         },
     }
 }

@@ -7,6 +7,7 @@ const GEOMETRY: Geometry = Geometry {
     request_bytes: 4096,
     read_only: false,
     flush: true,
+    offers: crate::nbd::Offers::NONE,
 };
 
 fn request(flags: u16, command: Command, offset: u64, length: u32) -> Vec<u8> {
@@ -130,4 +131,58 @@ fn after_a_wrong_magic_nothing_counts() {
     stream[0] ^= 1;
     stream.extend(request(0, Command::READ, 0, 512));
     assert_eq!(one(GEOMETRY, &stream), Event::Close);
+}
+
+#[test]
+fn what_is_offered_is_served() {
+    let geometry = Geometry {
+        offers: crate::nbd::Offers {
+            trim: true,
+            zeroes: true,
+            durable: true,
+        },
+        ..GEOMETRY
+    };
+    let trim = |durable| Event::Trim {
+        cookie: 7,
+        offset: 100,
+        length: 3000,
+        durable,
+    };
+    for (flags, durable) in [(0, false), (COMMAND_FUA, true)] {
+        let stream = request(flags, Command::TRIM, 100, 3000);
+        assert_eq!(one(geometry, &stream), trim(durable));
+        let stream = request(flags | COMMAND_NO_HOLE, Command::WRITE_ZEROES, 510, 600);
+        let Event::Write { offset, span, .. } = one(geometry, &stream) else {
+            panic!("zeros are no write");
+        };
+        assert_eq!((offset, span.length, span.durable), (510, 600, durable));
+        assert!(span.blocks.iter().all(|byte| *byte == 0));
+        let mut stream = request(flags, Command::WRITE, 0, 512);
+        stream.extend([1; 512]);
+        let Event::Write { span, .. } = one(geometry, &stream) else {
+            panic!("not a write");
+        };
+        assert_eq!(span.durable, durable);
+    }
+    for (command, flags, offset, length, error) in [
+        (Command::TRIM, 0, 0, 0, Errno::Inval),
+        (Command::TRIM, 2, 0, 512, Errno::Inval),
+        (Command::TRIM, 0, 4095, 2, Errno::NoSpace),
+        (Command::WRITE_ZEROES, 1 << 4, 0, 512, Errno::Inval),
+        (Command::WRITE_ZEROES, 0, 0, ZEROES_MAX + 1, Errno::Inval),
+        (Command::WRITE_ZEROES, 0, u64::MAX, 512, Errno::NoSpace),
+        (Command::READ, COMMAND_FUA, 0, 512, Errno::Inval),
+    ] {
+        let stream = request(flags, command, offset, length);
+        assert_eq!(one(geometry, &stream), refused(error), "{command:?}");
+    }
+    let protected = Geometry {
+        read_only: true,
+        ..geometry
+    };
+    for command in [Command::TRIM, Command::WRITE_ZEROES] {
+        let stream = request(0, command, 0, 512);
+        assert_eq!(one(protected, &stream), refused(Errno::Perm));
+    }
 }
