@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use ringfence_blkback::journal::{self, Record};
 use ringfence_blkback::service::{
-    self, DiskError, Files, Image, Images, Options, Statistics, Toolstack, Waiting,
+    self, DiskError, Files, Image, Images, Kept, Options, Statistics, Toolstack, Waiting,
 };
 use ringfence_blkback::sink::Uring;
 use ringfence_core::platform::Platform;
@@ -40,7 +41,11 @@ pub struct ProbeTargets {
     pub abstract_socket: String,
 }
 
-/// Asks the broker for images.
+/// Bytes of a device's journal.
+#[expect(clippy::cast_possible_truncation, reason = "a megabyte")]
+pub(crate) const JOURNAL_BYTES: u32 = journal::BYTES as u32;
+
+/// Asks the broker for images and journals.
 struct FromBroker(Hosted);
 
 impl Images for FromBroker {
@@ -48,6 +53,12 @@ impl Images for FromBroker {
         let opened = self.0.open_image(backend_dir)?;
         let backing = opened.backing.into_iter().map(Into::into).collect();
         image::opened(&opened.spec, opened.file.into(), backing)
+    }
+
+    fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {
+        let (record, image) = self.0.record(backend_dir, JOURNAL_BYTES)?;
+        let record = Record::new(record);
+        Ok(Some(Kept { record, image }))
     }
 }
 

@@ -18,6 +18,7 @@ use ringfence_process::restart::RestartPolicy;
 use super::driver_domain_checks as checks;
 use super::supervisor::Supervisor;
 use super::supervisor_files::Files;
+use super::supervisor_journals::Journals;
 use super::supervisor_link::Identity;
 use crate::args::{DriverDomain, Restart};
 use crate::backend::{self, ProbeTargets};
@@ -76,7 +77,9 @@ pub(super) fn run(run_dir: Option<&Path>, wanted: &DriverDomain) -> Result<u8> {
     let toolstack = toolstack(domid);
     tracing::info!(%domid, types = ?backend::types(&toolstack), "serving as a driver domain");
     let program = "/proc/self/exe".into();
-    let files = Files::new(domid, toolstack, store, ByPath);
+    let journals = run_dir.path().join("journal");
+    let journals = Journals::new(&journals).with_context(|| journals.display().to_string())?;
+    let files = Files::new(domid, toolstack, store, ByPath).with_journals(journals);
     let mut supervisor = Supervisor::new(identity, files, program, arguments, restart);
     if let Some(lock) = lock {
         supervisor = supervisor.with_lock(lock.into());

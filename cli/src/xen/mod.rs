@@ -7,6 +7,7 @@ mod driver_domain_checks;
 mod guest;
 mod supervisor;
 mod supervisor_files;
+mod supervisor_journals;
 mod supervisor_link;
 mod supervisor_notify;
 

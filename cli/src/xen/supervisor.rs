@@ -214,6 +214,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
                     return;
                 }
             },
+            Ask::Journal { backend_dir } => self.files.journal(&backend_dir),
             Ask::Ready => {
                 notify("READY=1");
                 return;

@@ -11,6 +11,7 @@ use ringfence_linux::DeviceFiles;
 use ringfence_process::images::Images;
 use ringfence_process::{Cache, ImageSpec};
 
+use super::supervisor_journals::Journals;
 use super::supervisor_link::{Answer, Device};
 use crate::image;
 
@@ -30,6 +31,7 @@ pub(super) struct Files<S, F> {
     images: Images,
     /// Backend directories whose images the present process asked for.
     opened: BTreeSet<String>,
+    journals: Option<Journals>,
 }
 
 impl<S: Store, F: DeviceFiles> Files<S, F> {
@@ -42,12 +44,22 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
             devices,
             images: Images::default(),
             opened: BTreeSet::new(),
+            journals: None,
         }
+    }
+
+    /// Keeps journals as files in this directory.
+    pub(super) fn with_journals(self, journals: Journals) -> Self {
+        let journals = Some(journals);
+        Self { journals, ..self }
     }
 
     /// The process died: what it was doing to its images may go on for a while.
     pub(super) fn process_died(&mut self) {
         self.opened.clear();
+        if let Some(journals) = &self.journals {
+            journals.sweep(self.domid, &mut self.store);
+        }
     }
 
     /// A fresh descriptor of a device.
@@ -72,6 +84,25 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
         }
     }
 
+    /// The journal of the device with this backend directory, whose image the present process has open.
+    pub(super) fn journal(&mut self, backend_dir: &str) -> Given {
+        let id = self.id(backend_dir);
+        let (Some(id), Some(image)) = (id, self.images.identity(backend_dir)) else {
+            return refused(&format!("{backend_dir} has no open image"), 0);
+        };
+        match self.journals.as_ref().map(|journals| journals.open(id)) {
+            None => (Answer::Journal { image }, None),
+            Some(Ok(fd)) => (Answer::Journal { image }, Some(fd)),
+            Some(Err(error)) => refused(&error, error.raw_os_error().unwrap_or(EIO)),
+        }
+    }
+
+    /// The device of this domain with this backend directory.
+    fn id(&self, backend_dir: &str) -> Option<DeviceId> {
+        DeviceId::from_backend_dir(self.domid, backend_dir)
+            .filter(|id| self.toolstack.types.contains(&id.backend))
+    }
+
     /// Why an image could not be opened in time.
     pub(super) fn too_late(&self, backend_dir: &str) -> Given {
         refused(&self.images.still_in_use(backend_dir), 0)
@@ -79,8 +110,8 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
 
     fn open(&mut self, backend_dir: &str) -> Result<Option<(ImageSpec, Vec<OwnedFd>)>, String> {
         // Nothing else is read on behalf of the process, whatever it asks for.
-        let id = DeviceId::from_backend_dir(self.domid, backend_dir)
-            .filter(|id| self.toolstack.types.contains(&id.backend))
+        let id = self
+            .id(backend_dir)
             .ok_or_else(|| format!("{backend_dir} is no backend directory of this domain"))?;
         let image = self.toolstack.image(&mut self.store, backend_dir, id);
         let target = image

@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Mutex;
 
-use ringfence_blkback::service::{DiskError, Image, Images};
+use ringfence_blkback::journal::Record;
+use ringfence_blkback::service::{DiskError, Image, Images, Kept};
 use ringfence_core::DomId;
 use ringfence_linux::DeviceFiles;
 use ringfence_process::ImageSpec;
@@ -24,6 +25,11 @@ pub(super) enum Ask {
     Device(Device),
     /// The image of the device with this backend directory.
     OpenImage {
+        /// As the store has it, absolute.
+        backend_dir: String,
+    },
+    /// The journal of the device with this backend directory, whose image the process has open.
+    Journal {
         /// As the store has it, absolute.
         backend_dir: String,
     },
@@ -65,6 +71,11 @@ pub(super) enum Answer {
     Image {
         /// What the configuration says of it.
         spec: ImageSpec,
+    },
+    /// The journal; its descriptor comes with this, unless nobody keeps any.
+    Journal {
+        /// What tells the device's image from others.
+        image: [u64; 2],
     },
     /// No.
     Refused {
@@ -151,6 +162,22 @@ impl Link {
     }
 }
 
+impl Link {
+    fn journal(&self, backend_dir: &str) -> io::Result<Option<Kept>> {
+        let ask = Ask::Journal {
+            backend_dir: backend_dir.to_owned(),
+        };
+        match self.call(&ask)? {
+            (Answer::Journal { image }, Some(fd)) => {
+                let record = Record::new(ringfence_process::records::Record::map(fd)?);
+                Ok(Some(Kept { record, image }))
+            }
+            (Answer::Journal { .. }, None) => Ok(None),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
 impl DeviceFiles for Link {
     fn evtchn(&self) -> io::Result<OwnedFd> {
         self.device(Device::Evtchn)
@@ -176,6 +203,10 @@ pub(super) struct FromSupervisor(pub(super) std::sync::Arc<Link>);
 impl Images for FromSupervisor {
     fn open(&mut self, backend_dir: &str) -> Result<Image, DiskError> {
         self.0.image(backend_dir)
+    }
+
+    fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {
+        Ok(self.0.journal(backend_dir)?)
     }
 }
 

@@ -40,6 +40,9 @@ pub(crate) enum Request {
     Close { port: u32 },
     /// The image of the disk with this backend directory.
     OpenImage { backend_path: String },
+    /// What the processes of the sender's domain leave each other about the disk with this backend directory, whose image the
+    /// sender has open: so many bytes, made if missing.
+    Record { backend_path: String, bytes: u32 },
 }
 
 /// From the broker to a domain; the descriptors are listed in their order.
@@ -58,6 +61,8 @@ pub(crate) enum Reply {
     Port { port: u32 },
     /// The image.
     Image { spec: ImageSpec, bytes: u64 },
+    /// The record, and what tells the disk's image from others.
+    Record { image: [u64; 2] },
     /// Refused.
     Refused(Refusal),
 }

@@ -9,6 +9,7 @@ use ringfence_core::platform::{
 };
 use ringfence_core::{DomId, EvtchnPort, GrantRef};
 use ringfence_process::child::NoSocket;
+use ringfence_process::records::Record;
 use thiserror::Error;
 
 use crate::control::{DomainKind, Link, Refusal, Reply, Request};
@@ -170,6 +171,35 @@ impl Hosted {
             }
             (Reply::Refused(Refusal::Image(error)), _) => Err(error.into()),
             _ => Err(crate::control::failed("open_image", rustix::io::Errno::BADMSG).into()),
+        }
+    }
+
+    /// Asks for what earlier processes of this domain left about one of our disks, whose image is open: so many bytes that the
+    /// broker keeps, and what tells the image from others.
+    ///
+    /// # Errors
+    /// [`PlatformError`] if there is no such disk, or no memory.
+    pub fn record(
+        &self,
+        backend_path: &str,
+        bytes: u32,
+    ) -> Result<(Record, [u64; 2]), PlatformError> {
+        let request = Request::Record {
+            backend_path: backend_path.to_owned(),
+            bytes,
+        };
+        let (reply, fds) = self.0.link.call(&request)?;
+        match (reply, <[_; 1]>::try_from(fds)) {
+            (Reply::Record { image }, Ok([fd])) => {
+                let record = Record::map(fd);
+                let record = record.map_err(|error| crate::control::system("record", &error))?;
+                Ok((record, image))
+            }
+            (Reply::Refused(Refusal::Errno(errno)), _) => Err(PlatformError {
+                op: "record",
+                errno,
+            }),
+            _ => Err(crate::control::failed("record", rustix::io::Errno::BADMSG)),
         }
     }
 }

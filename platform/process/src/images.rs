@@ -229,6 +229,13 @@ impl Images {
         }
     }
 
+    /// What tells the image of a disk from others: device and inode, as last opened. `None` if it never was.
+    pub fn identity(&self, backend: &str) -> Option<[u64; 2]> {
+        let disk = self.disks.get(backend).filter(|disk| disk.served)?;
+        let (device, inode) = disk.identity;
+        Some([device, inode])
+    }
+
     /// Why a disk's image could not be opened in time.
     pub fn still_in_use(&self, backend: &str) -> ImageError {
         match self.disks.get(backend) {

@@ -253,6 +253,7 @@ impl Broker {
     /// Takes a disk's nodes away and forgets its image.
     pub(super) fn remove_disk(&mut self, path: &str) {
         self.images.forget(path);
+        self.records.forget(path);
         let Some(disk) = self.disks.remove(path) else {
             return;
         };

@@ -9,6 +9,7 @@ mod disks;
 mod domains;
 mod evtchns;
 mod life;
+mod records;
 mod serve;
 mod store;
 
@@ -88,6 +89,7 @@ pub struct Broker {
     arenas: arenas::Arenas,
     store: store::StoreServer,
     images: Images,
+    records: records::Records,
     /// By backend directory.
     disks: BTreeMap<String, disks::Disk>,
     pending_disks: Vec<disks::PendingDisk>,
@@ -175,6 +177,7 @@ impl Broker {
             arenas: arenas::Arenas::default(),
             store: store::StoreServer::new(),
             images: Images::default(),
+            records: records::Records::default(),
             disks: BTreeMap::new(),
             pending_disks: Vec::new(),
             pending_images: Vec::new(),

@@ -122,6 +122,10 @@ impl Broker {
                 self.evtchns.close(domid, port);
                 return None;
             }
+            Request::Record {
+                backend_path,
+                bytes,
+            } => self.record(domid, &backend_path, bytes),
             Request::OpenImage { backend_path } => {
                 return self.open_image(domid, backend_path, None);
             }
