@@ -91,8 +91,8 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
             return refused(&format!("{backend_dir} has no open image"), 0);
         };
         match self.journals.as_ref().map(|journals| journals.open(id)) {
-            None => (Answer::Journal { image }, None),
-            Some(Ok(fd)) => (Answer::Journal { image }, Some(fd)),
+            None => (Answer::Journal { image }, Vec::new()),
+            Some(Ok(fd)) => (Answer::Journal { image }, vec![fd]),
             Some(Err(error)) => refused(&error, error.raw_os_error().unwrap_or(EIO)),
         }
     }

@@ -167,14 +167,14 @@ impl Link {
         let ask = Ask::Journal {
             backend_dir: backend_dir.to_owned(),
         };
-        match self.call(&ask)? {
-            (Answer::Journal { image }, Some(fd)) => {
-                let record = Record::new(ringfence_process::records::Record::map(fd)?);
-                Ok(Some(Kept { record, image }))
-            }
-            (Answer::Journal { .. }, None) => Ok(None),
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
+        let (Answer::Journal { image }, mut fds) = self.call(&ask)? else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        let Some(fd) = fds.pop() else {
+            return Ok(None);
+        };
+        let record = Record::new(ringfence_process::records::Record::map(fd)?);
+        Ok(Some(Kept { record, image }))
     }
 }
 

@@ -153,6 +153,12 @@ impl Host {
         Running::start(&self.path("run"), &["driver-domain", name])
     }
 
+    /// One whose process is followed by another when it dies.
+    pub(crate) fn restarted(&self, name: &str) -> Running {
+        let arguments = ["driver-domain", name, "--restart=on-failure"];
+        Running::start(&self.path("run"), &arguments)
+    }
+
     /// A guest that exports its only disk, and the URI of that.
     pub(crate) fn export(&self, name: &str, backend: &str, image: &Path) -> (Running, String) {
         let socket = self.path(&format!("{name}.sock"));

@@ -13,13 +13,16 @@ pub enum RestartPolicy {
     OnFailure,
 }
 
-/// The first restart comes at once, the next after this, each further one after twice as long.
+/// So many processes in a row may fail soon and be followed at once by another: guests wait meanwhile, and a request that kills
+/// whoever does it is found out in three attempts.
+const AT_ONCE: u32 = 32;
+/// The restart after those comes after this, each further one after twice as long.
 const FIRST: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(30);
-/// A process that lived this long failed for the first time: guests wait meanwhile, and what kills each new process at once
-/// does so sooner.
-const HEALTHY: Duration = Duration::from_secs(1);
+/// A process that lived this long failed for the first time: it has served, and its guests wait for the next one. One that fails
+/// whatever it is given fails sooner.
+const HEALTHY: Duration = Duration::from_millis(200);
 
 /// The memory of one domain's failures.
 #[derive(Clone, Debug)]
@@ -27,6 +30,8 @@ pub struct Restarts {
     policy: RestartPolicy,
     started: Instant,
     pause: Duration,
+    /// Restarts left that come at once.
+    at_once: u32,
     /// Processes started after the first.
     count: u32,
     due: Option<Instant>,
@@ -39,6 +44,7 @@ impl Restarts {
             policy,
             started: now,
             pause: Duration::ZERO,
+            at_once: AT_ONCE,
             count: 0,
             due: None,
         }
@@ -57,9 +63,13 @@ impl Restarts {
         }
         if now.duration_since(self.started) >= HEALTHY {
             self.pause = Duration::ZERO;
+            self.at_once = AT_ONCE;
         }
         let pause = self.pause;
-        self.pause = (pause * 2).clamp(FIRST, LONGEST);
+        match self.at_once.checked_sub(1) {
+            Some(left) => self.at_once = left,
+            None => self.pause = (pause * 2).clamp(FIRST, LONGEST),
+        }
         self.count = self.count.saturating_add(1);
         self.due = Some(now + pause);
         Some(pause)
@@ -91,7 +101,10 @@ mod tests {
         let start = Instant::now();
         let mut it = Restarts::new(RestartPolicy::OnFailure, start);
         assert_eq!(it.ended(start, false), None);
-        for expected in [0, 100, 200, 400] {
+        for _ in 0..=AT_ONCE {
+            assert_eq!(it.ended(start, true), Some(Duration::ZERO));
+        }
+        for expected in [100, 200, 400] {
             assert_eq!(it.ended(start, true), Some(Duration::from_millis(expected)));
         }
         for _ in 0..20 {
