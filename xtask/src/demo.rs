@@ -4,6 +4,7 @@
 //! afterwards programs that are not ours say whether the copy is right.
 
 mod host;
+mod kill;
 mod source;
 mod table;
 
@@ -23,6 +24,9 @@ pub(crate) struct Options {
     /// Requests in flight
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=32))]
     depth: u16,
+    /// How often the driver domain's process is killed while it copies
+    #[arg(long, default_value_t = 3)]
+    kills: u16,
 }
 
 const PROGRAMS: [(&str, &str); 3] = [
@@ -58,7 +62,14 @@ pub(crate) fn run_demo(options: &Options) -> Result<()> {
         .and_then(|file| file.set_len(bytes))
         .context("cannot make the blank disk")?;
 
-    let outcome = host::copy(dir.path(), &ringfence()?, &source, &copy, options.depth)?;
+    let outcome = host::copy(
+        dir.path(),
+        &ringfence()?,
+        &source,
+        &copy,
+        options.depth,
+        options.kills,
+    )?;
 
     println!("comparing with cmp");
     run(Command::new("cmp").arg(&source).arg(&copy)).context("the copy differs from the source")?;

@@ -6,10 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ringfence_blkback::error::IoError;
-use ringfence_blkback::service::{DiskError, Disks};
+use ringfence_blkback::journal::Record;
+use ringfence_blkback::service::{DiskError, Disks, Kept};
 use ringfence_blkback::sink::{Discard, DiskIo, Done, Geometry, Io, IoOp};
 use ringfence_blkback::stats::Stats;
 use ringfence_core::ids::SectorCount;
+use ringfence_sim::{Sim, SimWords};
 
 /// Size of every disk to begin with, in sectors of 512 bytes.
 pub const SECTORS: u64 = 1000;
@@ -56,6 +58,12 @@ impl Shared {
     /// How many requests are held.
     pub fn held(&self) -> usize {
         self.held.len()
+    }
+
+    /// What a dead process submitted has happened, and is nobody's.
+    pub fn fence(&mut self) {
+        self.release();
+        self.done.clear();
     }
 
     /// Finishes everything that is held, the last first.
@@ -140,6 +148,8 @@ impl DiskIo for Recording {
 pub struct RecordingDisks {
     disks: Rc<RefCell<BTreeMap<String, Rc<RefCell<Shared>>>>>,
     refuse: Rc<RefCell<Option<&'static str>>>,
+    journals: Rc<RefCell<Option<BTreeMap<String, SimWords>>>>,
+    sim: Option<Sim>,
 }
 
 impl RecordingDisks {
@@ -148,6 +158,32 @@ impl RecordingDisks {
         let mut disks = self.disks.borrow_mut();
         let disk = disks.entry(backend_dir.to_owned());
         Rc::clone(disk.or_insert_with(|| Rc::new(RefCell::new(Shared::new()))))
+    }
+
+    /// From now on there is a journal for every device.
+    pub fn keep_journals(&self) {
+        *self.journals.borrow_mut() = Some(BTreeMap::new());
+    }
+
+    /// The journal of a backend directory.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn journal_of(&self, backend_dir: &str) -> SimWords {
+        let journals = self.journals.borrow();
+        let kept = journals.as_ref().and_then(|all| all.get(backend_dir));
+        kept.expect("a journal").clone()
+    }
+
+    /// The same disks for this process.
+    #[must_use]
+    pub fn of_process(&self, sim: &Sim) -> Self {
+        let disks = self.disks.borrow();
+        disks.values().for_each(|disk| disk.borrow_mut().fence());
+        Self {
+            sim: Some(sim.clone()),
+            ..self.clone()
+        }
     }
 
     /// From now on no disk can be opened, for this reason; or again.
@@ -169,5 +205,19 @@ impl Disks for RecordingDisks {
         let disk = self.of(backend_dir);
         disk.borrow_mut().opened += 1;
         Ok(Box::new(Recording(disk)))
+    }
+
+    fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {
+        let mut journals = self.journals.borrow_mut();
+        let (Some(journals), Some(sim)) = (journals.as_mut(), &self.sim) else {
+            return Ok(None);
+        };
+        // The header and the entries of one short ring.
+        let words = journals.entry(backend_dir.to_owned());
+        let words = words.or_insert_with(|| SimWords::new(1024));
+        Ok(Some(Kept {
+            record: Record::new(sim.words(words)),
+            image: [1, 2],
+        }))
     }
 }

@@ -54,10 +54,22 @@ impl Rig {
 
     /// The same with devices that this toolstack makes.
     pub fn served(world: World, kind: Toolstack) -> Self {
+        Self::with_disks(world, kind, &RecordingDisks::default())
+    }
+
+    /// The process of the driver domain dies, if it is not dead yet, and another takes its place.
+    #[must_use]
+    pub fn restarted(self) -> Self {
+        let Self { world, disks, .. } = self;
+        world.kill(BACK);
+        Self::with_disks(world, Toolstack::HOSTED, &disks)
+    }
+
+    fn with_disks(world: World, kind: Toolstack, disks: &RecordingDisks) -> Self {
         let mut toolstack = world.store(DomId::DOM0);
         // A service borrows its platform for as long as it runs: here, as long as the test.
         let back: &'static Sim = Box::leak(Box::new(world.domain(BACK)));
-        let disks = RecordingDisks::default();
+        let disks = disks.of_process(back);
         let (store, polled) = (back.store(), Polled);
         let service = Service::with_toolstack(back, store, disks.clone(), polled, kind);
         let service = service.expect("a watch");

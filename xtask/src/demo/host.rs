@@ -5,6 +5,9 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use super::kill;
 
 use serde_json::Value;
 
@@ -37,10 +40,12 @@ pub(crate) struct Outcome {
     pub(crate) backend: Value,
     /// The last words of the guest.
     pub(crate) guest: Value,
+    /// What every kill of the driver domain's process cost: from the signal to the next byte that was written.
+    pub(crate) stalls: Vec<Duration>,
 }
 
 /// A process that is ended when the demo fails half-way.
-struct Process {
+pub(super) struct Process {
     child: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
 }
@@ -60,7 +65,7 @@ impl Process {
     }
 
     /// The first line that is a JSON object with this key; what is not JSON is shown.
-    fn wait_for(&mut self, key: &str) -> Result<Value> {
+    pub(super) fn wait_for(&mut self, key: &str) -> Result<Value> {
         for line in self.lines.by_ref() {
             let line = line?;
             match serde_json::from_str::<Value>(&line) {
@@ -124,6 +129,7 @@ pub(crate) fn copy(
     source: &Path,
     copy: &Path,
     depth: u16,
+    kills: u16,
 ) -> Result<Outcome> {
     let run_dir = dir.join("run");
     let command = |arguments: &[&str]| {
@@ -135,8 +141,12 @@ pub(crate) fn copy(
     let mut host = Process::spawn(&mut command(&["host"]))?;
     let ready = host.wait_for("ready").context("broker")?;
     let mut shutdown = Shutdown(Some(command(&["shutdown"])));
-    let mut backend = Process::spawn(&mut command(&["driver-domain", "blk0"]))?;
-    backend.wait_for("ready").context("driver domain blk0")?;
+    let mut backend = Process::spawn(&mut command(&[
+        "driver-domain",
+        "blk0",
+        "--restart=on-failure",
+    ]))?;
+    let first = backend.wait_for("ready").context("driver domain blk0")?;
     let disk = |vdev: &str, access: &str, path: &Path| {
         format!(
             "format=raw,vdev={vdev},access={access},backend=blk0,target={}",
@@ -155,6 +165,7 @@ pub(crate) fn copy(
         "--depth",
         &depth.to_string(),
     ]))?;
+    let stalls = kill::at_work(&mut backend, &first, copy, kills)?;
     let guest_said = guest.wait_for("copied").context("guest demo")?;
     guest.finish().context("guest demo")?;
     shutdown.now()?;
@@ -168,5 +179,6 @@ pub(crate) fn copy(
             .context("the broker said no pid")?,
         backend: backend_said,
         guest: guest_said,
+        stalls,
     })
 }

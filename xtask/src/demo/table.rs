@@ -17,6 +17,7 @@ pub(crate) fn print(outcome: &Outcome, bytes: u64, ext4: bool) {
         broker,
         backend,
         guest,
+        stalls,
     } = outcome;
     println!();
     println!("{:<14} {:>8} {:>7}  sandbox", "who", "process", "domain");
@@ -58,6 +59,13 @@ pub(crate) fn print(outcome: &Outcome, bytes: u64, ext4: bool) {
             number(backend, key) / number(backend, "requests")
         );
     }
+    let longest = stalls.iter().max().copied().unwrap_or_default();
+    println!(
+        "{:<33} {} times by SIGKILL, longest stall {} ms",
+        "driver domain killed",
+        stalls.len(),
+        longest.as_millis()
+    );
     let checked = if ext4 {
         "cmp: equal, e2fsck -fn: clean"
     } else {

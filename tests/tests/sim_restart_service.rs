@@ -1,0 +1,184 @@
+//! The whole service dies and another takes its place: from its journals it goes on with what it had taken.
+
+use ringfence_blkback::sink::IoOp;
+use ringfence_core::Words as _;
+use ringfence_core::platform::Granted;
+use ringfence_core::wire::blkif::{Op, Status};
+use ringfence_sim::Crash;
+use ringfence_tests::blkback_rig::{BACK, Guest, Rig, read, request, write};
+
+/// The first word after the header's fixed ones: the head of the first queue, and in it how far requests were taken.
+const REQ_CONS: usize = 32 + 9;
+
+fn rig() -> Rig {
+    let rig = Rig::new();
+    rig.disks.keep_journals();
+    rig
+}
+
+/// A guest with so many writes at a disk that keeps them.
+fn in_flight(rig: &mut Rig, front: u16, writes: u64) -> Guest {
+    let mut guest = rig.connected(front, "w");
+    let disk = rig.disks.of(&guest.back_dir);
+    disk.borrow_mut().hold = true;
+    let gref = guest.page.grant_ref();
+    (0..writes).for_each(|id| guest.push(&write(id, id * 8, gref)));
+    guest.kick();
+    rig.settle();
+    assert_eq!(disk.borrow().held() as u64, writes);
+    disk.borrow_mut().hold = false;
+    guest
+}
+
+#[test]
+fn what_was_in_flight_is_answered_once_by_the_next_process() {
+    let mut rig = rig();
+    let mut guest = in_flight(&mut rig, 7, 8);
+    let disk = rig.disks.of(&guest.back_dir);
+    let before = disk.borrow().seen.len();
+    let mut rig = rig.restarted();
+    rig.settle();
+    assert_eq!(
+        (rig.state(&guest).as_str(), rig.error(&guest)),
+        ("4", String::new())
+    );
+    let mut ids: Vec<u64> = guest.answers().iter().map(|answer| answer.id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (0..8).collect::<Vec<_>>());
+    let again: Vec<IoOp> = disk.borrow().seen[before..]
+        .iter()
+        .map(|seen| seen.0)
+        .collect();
+    let wanted = (0..8).map(|id| IoOp::Write(ringfence_core::Sector::new(id * 8)));
+    assert_eq!(
+        again,
+        wanted.collect::<Vec<_>>(),
+        "in the order of the ring"
+    );
+    guest.round_trip(&mut rig, 5);
+    // And once more, with nothing in flight.
+    let mut rig = rig.restarted();
+    guest.round_trip(&mut rig, 6);
+}
+
+#[test]
+fn a_journal_that_cannot_be_ends_its_device_and_no_other() {
+    let mut rig = rig();
+    let attacked = in_flight(&mut rig, 7, 3);
+    let mut bystander = in_flight(&mut rig, 8, 3);
+    let kept = rig.disks.journal_of(&attacked.back_dir);
+    kept.store(REQ_CONS, kept.load(REQ_CONS) ^ 0x55);
+    let mut rig = rig.restarted();
+    rig.settle();
+    assert_eq!(rig.state(&attacked), "5");
+    let error = rig.error(&attacked);
+    assert!(error.contains("req_cons"), "{error}");
+    assert_eq!(rig.state(&bystander), "4");
+    assert_eq!(bystander.answers().len(), 3);
+    rig.recovers(attacked, bystander);
+}
+
+#[test]
+fn a_journal_of_another_connection_is_not_gone_on_with() {
+    // The guest's port, the first reference, the device, the image.
+    for word in [32, 33, 3, 5] {
+        let mut rig = rig();
+        let mut guest = in_flight(&mut rig, 7, 2);
+        let kept = rig.disks.journal_of(&guest.back_dir);
+        kept.store(word, kept.load(word) ^ 1);
+        let mut rig = rig.restarted();
+        rig.settle();
+        assert_eq!(rig.state(&guest), "5", "word {word}");
+        let error = rig.error(&guest);
+        assert!(error.contains("is not that of the nodes"), "{error}");
+        assert!(guest.answers().is_empty());
+    }
+}
+
+#[test]
+fn without_a_journal_only_an_idle_ring_is_gone_on_with() {
+    for open in [0, 2] {
+        let mut rig = rig();
+        let mut guest = in_flight(&mut rig, 7, open);
+        let kept = rig.disks.journal_of(&guest.back_dir);
+        (0..kept.len()).for_each(|word| kept.store(word, 0));
+        let mut rig = rig.restarted();
+        rig.settle();
+        if open == 0 {
+            guest.round_trip(&mut rig, 9);
+        } else {
+            assert_eq!(rig.state(&guest), "5");
+            let error = rig.error(&guest);
+            assert!(error.contains("nobody knows"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_failed_flush_is_not_forgotten_with_its_process() {
+    let mut rig = rig();
+    let mut guest = rig.connected(7, "w");
+    let disk = rig.disks.of(&guest.back_dir);
+    let flush = request(3, Op::FLUSH_DISKCACHE, 0, &[]);
+    assert_eq!(guest.ask(&mut rig, &flush), Status::OKAY);
+    disk.borrow_mut().fail_flush = true;
+    assert_eq!(guest.ask(&mut rig, &flush), Status::ERROR);
+    disk.borrow_mut().fail_flush = false;
+    let mut rig = rig.restarted();
+    assert_eq!(guest.ask(&mut rig, &flush), Status::ERROR);
+    // Nor with its connection.
+    guest.reset(&mut rig);
+    guest.connect(&mut rig);
+    assert_eq!(guest.ask(&mut rig, &flush), Status::ERROR);
+    assert_eq!(
+        guest.ask(&mut rig, &read(4, 0, guest.page.grant_ref())),
+        Status::OKAY
+    );
+}
+
+/// Lets the driver domain work; if its process dies in that, another takes its place.
+fn settle(mut rig: Rig) -> (Rig, bool) {
+    if Crash::catch(|| rig.settle()).is_some() {
+        return (rig, false);
+    }
+    let mut next = rig.restarted();
+    next.settle();
+    (next, true)
+}
+
+#[test]
+fn a_death_at_every_step_of_a_connection_is_not_noticed() {
+    for step in 0..5000 {
+        let mut rig = rig();
+        let mut guest = rig.attach(7, 51712, "w");
+        rig.world.die_after(BACK, step);
+        let mut died = false;
+        let mut turn = |rig| {
+            let (rig, dead) = settle(rig);
+            died |= dead;
+            rig
+        };
+        rig = turn(rig);
+        guest.publish();
+        let gref = guest.page.grant_ref();
+        // Posted before there is anybody to serve it, as some frontends do.
+        guest.push(&write(0, 0, gref));
+        guest.kick();
+        guest.set("state", "3");
+        rig = turn(rig);
+        assert_eq!(rig.state(&guest), "4", "step {step}: {}", rig.error(&guest));
+        guest.set("state", "4");
+        guest.push(&write(1, 8, gref));
+        guest.kick();
+        rig = turn(rig);
+        let answers = guest.answers();
+        let of: Vec<_> = answers.iter().map(|it| (it.id, it.status)).collect();
+        assert_eq!(of, [(0, Status::OKAY), (1, Status::OKAY)], "step {step}");
+        assert_eq!(rig.error(&guest), "", "step {step}");
+        if !died {
+            assert!(step > 100, "{step} steps are no connection");
+            return;
+        }
+    }
+    panic!("no end");
+}
