@@ -158,8 +158,11 @@ pub struct GuestWork {
     #[arg(long, requires = "verify")]
     pub seed: Option<u64>,
     /// Requests in flight while copying or verifying
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=32))]
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=288))]
     pub depth: u16,
+    /// Do not let backends keep pages mapped that they know (feature-persistent)
+    #[arg(long)]
+    pub no_persistent: bool,
     /// Serve a disk over NBD on a Unix socket, e.g. xvda=/path/to.sock, also one that is attached later; may be given several times
     #[arg(long = "nbd-export", value_name = "VDEV=SOCKET")]
     pub nbd_export: Vec<String>,

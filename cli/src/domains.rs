@@ -71,6 +71,9 @@ pub fn guest(run_dir: &RunDir, wanted: &Guest) -> Result<u8> {
         argv.push(format!("--vdev={}={}", disk.vdev_name, disk.vdev.get()));
     }
     argv.push(format!("--depth={}", wanted.work.depth));
+    if wanted.work.no_persistent {
+        argv.push("--no-persistent".to_owned());
+    }
     argv.extend(wanted.work.copy.iter().map(|copy| format!("--copy={copy}")));
     argv.extend(
         wanted

@@ -5,6 +5,7 @@ pub mod copy;
 pub mod device;
 pub mod disks;
 mod export;
+mod pool;
 pub mod verify;
 pub mod world;
 
@@ -41,7 +42,7 @@ pub fn run(vdevs: &[String], work: &GuestWork) -> Result<u8> {
         .iter()
         .map(|text| named(text))
         .collect::<Result<Vec<_>>>()?;
-    let disks = Disks::new(platform, store)?;
+    let disks = Disks::new(platform, store, !work.no_persistent)?;
     Guest::new(disks, vdevs, identity, &stop).work(work)
 }
 

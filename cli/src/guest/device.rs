@@ -5,8 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Result, bail};
 use ringfence_blkfront::{
-    Armed, Buffer, BufferError, Completion, Frontend, Info, IoError, MAX_PAGES, Op, Reason,
-    Serviced, Tag,
+    Armed, BufferError, Completion, Info, IoError, Op, Reason, Serviced, Tag,
 };
 use ringfence_core::{PAGE, Sector, SectorCount};
 use rustix::time::{
@@ -14,7 +13,8 @@ use rustix::time::{
     timerfd_settime,
 };
 
-use super::disks::{self, Disks, Life, Shared};
+use super::disks::{self, DiskBuffer, DiskFront, Disks, Life, PAGES, Shared};
+use super::pool::Pool;
 use super::world::World;
 use crate::nbd::{BlockError, Blocks, Data, Geometry, Offers, SubmitError, Token};
 
@@ -32,7 +32,7 @@ pub struct Cost {
 pub struct GuestDisk<P: World> {
     name: String,
     vdev: u32,
-    front: Frontend<P>,
+    front: Box<DiskFront<P>>,
     disks: Shared<P>,
     /// A descriptor of the store's, to sleep on.
     store_fd: OwnedFd,
@@ -42,7 +42,7 @@ pub struct GuestDisk<P: World> {
     info: Info,
     life: Life,
     open: HashMap<Tag, Token>,
-    idle: Vec<Buffer<P>>,
+    idle: Pool<P>,
     /// The last news of the store's that it looked at.
     seen: u64,
     /// Whether it has come back since it was last asked to sleep.
@@ -82,7 +82,7 @@ impl<P: World> GuestDisk<P> {
             info,
             life: Life::Connected(info),
             open: HashMap::new(),
-            idle: Vec::new(),
+            idle: Pool::new(),
             seen: 0,
             returned: false,
             told: false,
@@ -231,14 +231,9 @@ impl<P: World> GuestDisk<P> {
     }
 
     /// A buffer of this length, used before or new.
-    fn buffer(&mut self, bytes: usize) -> Result<Buffer<P>, SubmitError> {
-        let mut buffer = match self.idle.pop() {
-            Some(buffer) => buffer,
-            None => self
-                .front
-                .buffer(MAX_PAGES)
-                .map_err(|error| self.no_buffer(&error))?,
-        };
+    fn buffer(&mut self, bytes: usize) -> Result<DiskBuffer<P>, SubmitError> {
+        let taken = self.idle.take(&self.front, bytes);
+        let mut buffer = taken.map_err(|error| self.no_buffer(&error))?;
         buffer.set_len(bytes).map_err(|_| SubmitError::Gone)?;
         Ok(buffer)
     }
@@ -260,7 +255,7 @@ impl<P: World> GuestDisk<P> {
         token: Token,
         op: Op,
         sector: u64,
-        buffer: Buffer<P>,
+        buffer: DiskBuffer<P>,
     ) -> Result<(), SubmitError> {
         match self.front.submit(op, Sector::new(sector), buffer) {
             Ok(tag) => {
@@ -268,7 +263,7 @@ impl<P: World> GuestDisk<P> {
                 Ok(())
             }
             Err(rejected) => {
-                self.idle.push(rejected.buffer);
+                self.idle.keep(rejected.buffer);
                 Err(self.refused(rejected.reason))
             }
         }
@@ -288,7 +283,7 @@ impl<P: World> GuestDisk<P> {
     /// One answer to whoever asked.
     fn hand_out(
         &mut self,
-        completion: Completion<P>,
+        completion: Completion<P, PAGES>,
         done: &mut dyn FnMut(Token, Result<Data<'_>, BlockError>),
     ) {
         let Some(token) = self.open.remove(&completion.tag) else {
@@ -309,7 +304,9 @@ impl<P: World> GuestDisk<P> {
             Err(IoError::Aborted) => return done(token, Err(BlockError::Aborted)),
             Err(_) => done(token, Err(BlockError::Failed)),
         }
-        self.idle.extend(buffer);
+        if let Some(buffer) = buffer {
+            self.idle.keep(buffer);
+        }
     }
 }
 
@@ -318,7 +315,7 @@ impl<P: World> Blocks for GuestDisk<P> {
         Geometry {
             sectors: self.info.sectors.get(),
             block_bytes: self.info.sector_size,
-            request_bytes: (MAX_PAGES * PAGE) as u32,
+            request_bytes: (PAGES * PAGE) as u32,
             read_only: self.info.read_only,
             flush: self.info.flush,
             offers: Offers {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use ringfence_blkfront::{Error, Event, Frontend, Info};
+use ringfence_blkfront::{Buffer, Error, Event, Frontend, Info};
 use ringfence_core::store::{Store, StoreError, Tx};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -36,9 +36,20 @@ pub enum Life {
     Failed(String),
 }
 
+/// Requests in flight on one disk, where the backend takes rings of 16 pages. More would be a megabyte on the stack where a
+/// frontend is made.
+pub const DEPTH: usize = 288;
+/// Pages of the longest request.
+pub const PAGES: usize = 32;
+
+/// The frontend of a disk of this guest.
+pub type DiskFront<P> = Frontend<P, DEPTH, PAGES>;
+/// A buffer of its.
+pub type DiskBuffer<P> = Buffer<P, PAGES>;
+
 struct Disk<P: World> {
     /// `None` while somebody uses the disk.
-    front: Option<Frontend<P>>,
+    front: Option<Box<DiskFront<P>>>,
     life: Life,
     /// Whether the store has its directory.
     present: bool,
@@ -48,6 +59,7 @@ struct Disk<P: World> {
 pub struct Disks<P: World> {
     platform: P,
     pub(crate) store: P::Store,
+    persistent: bool,
     /// Grows with every event: whoever saw an older number looks at its nodes again.
     news: u64,
     disks: BTreeMap<u32, Disk<P>>,
@@ -57,15 +69,16 @@ pub struct Disks<P: World> {
 pub type Shared<P> = Rc<RefCell<Disks<P>>>;
 
 impl<P: World> Disks<P> {
-    /// Watches the disks of this domain.
+    /// Watches the disks of this domain. Backends may keep their pages mapped if `persistent`.
     ///
     /// # Errors
     /// The store failed.
-    pub fn new(platform: P, mut store: P::Store) -> Result<Shared<P>> {
+    pub fn new(platform: P, mut store: P::Store, persistent: bool) -> Result<Shared<P>> {
         store.watch(DISKS, "disks").context("xenstore")?;
         Ok(Rc::new(RefCell::new(Self {
             platform,
             store,
+            persistent,
             news: 0,
             disks: BTreeMap::new(),
         })))
@@ -104,7 +117,9 @@ impl<P: World> Disks<P> {
         let present = present(&mut self.store)?;
         for vdev in &present {
             if !self.disks.contains_key(vdev) {
-                let front = Frontend::new(self.platform.clone(), &format!("{DISKS}/{vdev}"))?;
+                let dir = format!("{DISKS}/{vdev}");
+                let mut front = Box::new(DiskFront::with_limits(self.platform.clone(), &dir)?);
+                front.set_persistent(self.persistent);
                 let disk = Disk {
                     front: Some(front),
                     life: Life::Waiting,
@@ -133,7 +148,7 @@ impl<P: World> Disks<P> {
     }
 
     /// Hands out a connected disk that nobody uses.
-    pub fn lend(&mut self, vdev: u32) -> Option<(Frontend<P>, Info)> {
+    pub fn lend(&mut self, vdev: u32) -> Option<(Box<DiskFront<P>>, Info)> {
         let disk = self.disks.get_mut(&vdev)?;
         match disk.life {
             Life::Connected(info) => disk.front.take().map(|front| (front, info)),
@@ -142,7 +157,7 @@ impl<P: World> Disks<P> {
     }
 
     /// Takes a disk back, which is `life` now.
-    pub fn give_back(&mut self, vdev: u32, front: Frontend<P>, life: Life) {
+    pub fn give_back(&mut self, vdev: u32, front: Box<DiskFront<P>>, life: Life) {
         if let Some(disk) = self.disks.get_mut(&vdev) {
             disk.front = Some(front);
             disk.life = life;
@@ -195,7 +210,7 @@ impl<P: World> Disks<P> {
     pub fn close(&mut self) -> Result<()> {
         let deadline = Instant::now() + CLOSE_MAX;
         for disk in self.disks.values_mut() {
-            disk.front.iter_mut().for_each(Frontend::close);
+            disk.front.iter_mut().for_each(|front| front.close());
         }
         // The first look is nobody's event.
         self.step_all()?;
@@ -244,7 +259,7 @@ impl<P: World> Disks<P> {
 /// Takes a disk as far as it goes; `true` if it is connected anew.
 pub(crate) fn step<P: World>(
     vdev: u32,
-    front: &mut Frontend<P>,
+    front: &mut DiskFront<P>,
     store: &mut P::Store,
     life: &mut Life,
 ) -> Result<bool> {

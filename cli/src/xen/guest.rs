@@ -47,6 +47,6 @@ pub(super) fn run(wanted: &Guest) -> Result<u8> {
         "domid": platform.domid().get(),
     });
     let store = platform.store().context("xenstore")?;
-    let disks = Disks::new(platform, store)?;
+    let disks = Disks::new(platform, store, !wanted.work.no_persistent)?;
     crate::guest::Guest::new(disks, named, identity, &stop).work(&wanted.work)
 }

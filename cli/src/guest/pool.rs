@@ -1,0 +1,65 @@
+//! Buffers that were used before, by their size: a backend with persistent grants knows their pages already.
+
+use ringfence_blkfront::{BufferError, MAX_PAGES};
+use ringfence_core::PAGE;
+
+use super::disks::{DiskBuffer, DiskFront, PAGES};
+use super::world::World;
+
+/// Pages of a buffer: for one block, for what fits a request itself, for the longest request.
+const SIZES: [usize; 3] = [1, MAX_PAGES, PAGES];
+
+/// Buffers that nobody uses at the moment.
+pub(crate) struct Pool<P: World> {
+    idle: [Vec<DiskBuffer<P>>; SIZES.len()],
+}
+
+impl<P: World> Pool<P> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            idle: [const { Vec::new() }; SIZES.len()],
+        }
+    }
+
+    /// A buffer for this many bytes: one that fits, or a new one, or a larger one.
+    ///
+    /// # Errors
+    /// No pages are left; the connection is away.
+    pub(crate) fn take(
+        &mut self,
+        front: &DiskFront<P>,
+        bytes: usize,
+    ) -> Result<DiskBuffer<P>, BufferError> {
+        let pages = bytes.div_ceil(PAGE).max(1);
+        let size = SIZES.iter().position(|size| *size >= pages);
+        let size = size.ok_or(BufferError::Pages { pages, max: PAGES })?;
+        let (smaller, fitting) = self.idle.split_at_mut(size);
+        if let Some(buffer) = fitting.first_mut().and_then(Vec::pop) {
+            return Ok(buffer);
+        }
+        front.buffer(SIZES[size]).or_else(|error| {
+            if let Some(buffer) = fitting.iter_mut().find_map(Vec::pop) {
+                return Ok(buffer);
+            }
+            // Its pages may be in small pieces.
+            if smaller.iter().all(Vec::is_empty) {
+                return Err(error);
+            }
+            smaller.iter_mut().for_each(Vec::clear);
+            front.buffer(SIZES[size])
+        })
+    }
+
+    /// Keeps a buffer for the next request.
+    pub(crate) fn keep(&mut self, buffer: DiskBuffer<P>) {
+        let pages = buffer.capacity() / PAGE;
+        if let Some(n) = SIZES.iter().position(|size| *size == pages) {
+            self.idle[n].push(buffer);
+        }
+    }
+
+    /// Gives all of them up: their pages are granted to a backend of the past.
+    pub(crate) fn clear(&mut self) {
+        self.idle.iter_mut().for_each(Vec::clear);
+    }
+}
