@@ -5,8 +5,8 @@
 //! * `service` (feature `std`): finds devices in XenStore, connects them, runs their engines.
 //!
 //! A request's life is types passed by value: [`Taken`](ringfence_ring::Taken) → [`request::Op`] → [`ticket::Ticket`] →
-//! answered. Neither data nor indirect pages are ever mapped: segments are copied by the hypervisor between the guest's pages
-//! and private buffers.
+//! answered. Data is copied by the hypervisor between the guest's pages and private buffers; only with persistent grants are
+//! pages mapped ([`grants::persistent`]), and even then a disk works on private buffers. Pages of segments are never mapped.
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 #![deny(unsafe_code)]
 #![cfg_attr(
@@ -26,7 +26,7 @@ pub mod buffer;
 pub mod engine;
 pub mod epoch;
 pub mod error;
-mod grants;
+pub mod grants;
 pub mod journal;
 pub mod negotiate;
 pub mod request;

@@ -69,6 +69,8 @@ counters! {
     grant_copies,
     /// Pages copied by them.
     grant_copy_ops,
+    /// Pages mapped to stay so.
+    grant_maps,
     /// System calls that submitted to io_uring.
     sys_io_uring_enter,
     /// `preadv` and `pwritev`.

@@ -2,9 +2,9 @@
 
 use ringfence_core::platform::{Access, Channel, Granted, Platform};
 use ringfence_core::store::{Store, StoreExt, Tx};
-use ringfence_core::wire::blkif::Abi;
+use ringfence_core::wire::blkif::{Abi, Status};
 use ringfence_core::{DomId, SharedMem};
-use ringfence_tests::blkback_rig::{BACK, Guest, Rig};
+use ringfence_tests::blkback_rig::{BACK, Guest, Rig, read, write};
 
 fn scene() -> (Rig, Guest, Guest) {
     let mut rig = Rig::new();
@@ -62,6 +62,9 @@ fn frontend_garbage_in_numbers() {
         for value in GARBAGE {
             refused(node, value, node);
         }
+    }
+    for value in GARBAGE {
+        refused("feature-persistent", value, "feature-persistent");
     }
     refused("event-channel", b"0", "event-channel");
 }
@@ -380,4 +383,39 @@ fn xsa_57_nothing_of_the_guests_names_an_image() {
     assert_eq!(rig.disks.of(&guest.back_dir).borrow().opened, 1);
     assert_eq!(guest.shared().len(), 4096);
     rig.recovers(guest, bystander);
+}
+
+#[test]
+fn cve_2010_4238_a_cd_rom_with_and_without_its_medium() {
+    for mode in ["r", "w"] {
+        let mut rig = Rig::new();
+        let mut guest = rig.attach(7, 51712, mode);
+        let dir = guest.back_dir.clone();
+        rig.set(&dir, "device-type", "cdrom");
+        guest.connect(&mut rig);
+        let info = rig.node(&dir, "info");
+        assert_eq!(info.as_deref(), Some("5"), "VDISK_CDROM and VDISK_READONLY");
+        let gref = guest.page.grant_ref();
+        assert_eq!(guest.ask(&mut rig, &read(1, 0, gref)), Status::OKAY);
+        assert_eq!(guest.ask(&mut rig, &write(2, 0, gref)), Status::ERROR);
+        // Ejected: a medium of no size.
+        rig.disks.of(&dir).borrow_mut().sectors = 0;
+        rig.service.refresh().expect("the store lives");
+        assert_eq!(rig.node(&dir, "sectors").as_deref(), Some("0"));
+        assert_eq!(rig.state(&guest), "4");
+        assert_eq!(guest.ask(&mut rig, &read(3, 0, gref)), Status::ERROR);
+        // And another one.
+        let disk = rig.disks.of(&dir);
+        disk.borrow_mut().sectors = 3000;
+        disk.borrow_mut().bytes.resize(3000 * 512, 0);
+        rig.service.refresh().expect("the store lives");
+        assert_eq!(guest.ask(&mut rig, &read(4, 2992, gref)), Status::OKAY);
+    }
+    let mut rig = Rig::new();
+    rig.disks.refuse(Some("no medium"));
+    let guest = rig.attach(7, 51712, "r");
+    let dir = guest.back_dir.clone();
+    rig.set(&dir, "device-type", "cdrom");
+    rig.settle();
+    assert_eq!(rig.error(&guest), "22 no medium");
 }

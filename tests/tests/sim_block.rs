@@ -36,6 +36,7 @@ fn what_the_frontend_is_told() {
     for (node, value) in [
         ("feature-flush-cache", "1"),
         ("feature-barrier", "1"),
+        ("feature-persistent", "1"),
         ("max-ring-page-order", "4"),
         ("max-ring-pages", "16"),
         ("multi-queue-max-queues", "4"),

@@ -29,6 +29,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
                     ticket,
                     io: done.io,
                     outcome,
+                    moved: false,
                 }),
                 None if done.io.tag == OWN_FLUSH => self.own_flush = OwnFlush::Ended(done.result),
                 None => self.pool.put(done.io.buffer),
@@ -41,6 +42,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
                 &mut self.done,
                 Copy::Reads,
                 &self.stats,
+                self.persistent.as_mut(),
             );
         }
         let mut finished = core::mem::take(&mut self.done);
@@ -49,6 +51,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             ticket,
             io,
             outcome,
+            ..
         } in finished.drain(..)
         {
             self.pool.put(io.buffer);

@@ -57,6 +57,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             ticket,
             io: Io { tag, op, buffer },
             outcome: Ok(()),
+            moved: false,
         });
     }
 

@@ -28,10 +28,11 @@ use crate::buffer::{Buffer, Pool};
 use crate::epoch::Epoch;
 use crate::error::{AttachError, EngineError, IoError, Refusal};
 use crate::grants::Staged;
+use crate::grants::persistent::{Budget, Persistent};
 use crate::journal::{self, Journal, Unjournaled};
 use crate::negotiate::RingNodes;
 use crate::request::Run;
-use crate::sink::{Disk, Io, IoOp, Tag};
+use crate::sink::{Disk, Geometry, Io, IoOp, Tag};
 use crate::stats::Stats;
 use crate::ticket::{Table, Ticket};
 
@@ -69,6 +70,8 @@ pub struct Terms {
     pub epoch: Arc<Epoch>,
     /// The number of the ring.
     pub queue: u16,
+    /// How many pages of this ring stay mapped, within whose budget; `None` where both sides did not agree on it.
+    pub persistent: Option<(usize, Arc<Budget>)>,
 }
 
 impl Default for Terms {
@@ -78,6 +81,7 @@ impl Default for Terms {
             indirect_segments: 0,
             epoch: Arc::new(Epoch::new(1)),
             queue: 0,
+            persistent: None,
         }
     }
 }
@@ -93,6 +97,7 @@ pub struct Engine<P: Platform, J: Journal = Unjournaled> {
     stats: Arc<Stats>,
     table: Table,
     pool: Pool,
+    persistent: Option<Persistent<P::Mapping>>,
     indirect_segments: u16,
     /// Memory of indirect requests' runs that are answered.
     rooms: Vec<Vec<Run>>,
@@ -210,6 +215,10 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             journal,
             table: Table::new(size),
             pool: Pool::new(BUFFER_PAGES),
+            persistent: terms
+                .persistent
+                .as_ref()
+                .map(|(limit, budget)| Persistent::new(*limit, Arc::clone(budget))),
             indirect_segments: terms.indirect_segments,
             rooms: Vec::new(),
             waiting: VecDeque::new(),
@@ -235,6 +244,11 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     /// The disk.
     pub const fn disk(&self) -> &Disk {
         &self.disk
+    }
+
+    /// Looks again how large the disk is; what is taken from now on is held against that.
+    pub fn refresh(&mut self) -> &Geometry {
+        self.disk.refresh()
     }
 
     /// The counters, which outlive the engine.

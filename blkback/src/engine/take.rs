@@ -152,12 +152,14 @@ impl<P: Platform, J: Journal> Engine<P, J> {
                 &mut fresh,
                 Copy::Writes,
                 &self.stats,
+                self.persistent.as_mut(),
             );
         }
         for Staged {
             ticket,
             io,
             outcome,
+            ..
         } in fresh.drain(..)
         {
             if outcome.is_err() {

@@ -25,6 +25,8 @@ pub struct Offer {
     pub queues: u16,
     /// The most segments of an indirect request: at most [`MAX_INDIRECT`]. With 0 there are none.
     pub indirect_segments: u16,
+    /// Whether pages may stay mapped, which takes a platform that can keep many.
+    pub persistent: bool,
 }
 
 impl Default for Offer {
@@ -33,6 +35,7 @@ impl Default for Offer {
             ring_page_order: MAX_RING_PAGE_ORDER,
             queues: 4,
             indirect_segments: MAX_INDIRECT,
+            persistent: true,
         }
     }
 }

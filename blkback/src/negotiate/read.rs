@@ -45,6 +45,8 @@ pub struct RingNodes {
 pub struct Frontend {
     /// The layout of its requests.
     pub abi: Abi,
+    /// Whether its grants are persistent where we offered that.
+    pub persistent: bool,
     /// One element for each queue; at least one.
     pub queues: Vec<RingNodes>,
 }
@@ -81,7 +83,12 @@ pub fn read_frontend<S: Store>(
             rings.push(ring.map_err(|why| NegotiateError::Queue { queue, why })?);
         }
     }
-    Ok(Frontend { abi, queues: rings })
+    let persistent = store.read_opt::<bool>(Tx::NONE, dir, "feature-persistent")?;
+    Ok(Frontend {
+        abi,
+        persistent: persistent.unwrap_or(false),
+        queues: rings,
+    })
 }
 
 fn read_abi<S: Store>(store: &mut S, dir: &str) -> Result<Abi, NegotiateError> {

@@ -1,7 +1,7 @@
 //! Our own nodes.
 
 use ringfence_core::store::{Store, StoreError, StoreExt, Tx};
-use ringfence_core::wire::blkif::{MAX_RING_PAGE_ORDER, VDISK_READONLY};
+use ringfence_core::wire::blkif::{MAX_RING_PAGE_ORDER, VDISK_CDROM, VDISK_READONLY};
 
 use super::{MAX_INDIRECT, MAX_QUEUES, Offer};
 use crate::sink::Geometry;
@@ -12,6 +12,7 @@ use crate::sink::Geometry;
 /// The store's.
 pub fn write_offer<S: Store>(store: &mut S, dir: &str, offer: &Offer) -> Result<(), StoreError> {
     store.transaction(|store, tx| {
+        store.write_u32(tx, dir, "feature-persistent", u32::from(offer.persistent))?;
         let order = offer.ring_page_order.min(MAX_RING_PAGE_ORDER);
         if order > 0 {
             store.write_u32(tx, dir, "max-ring-page-order", order)?;
@@ -73,12 +74,15 @@ pub fn write_geometry<S: Store>(
     store: &mut S,
     dir: &str,
     geometry: &Geometry,
+    cdrom: bool,
 ) -> Result<(), StoreError> {
-    let info = if geometry.read_only {
-        VDISK_READONLY
-    } else {
-        0
-    };
+    let mut info = 0;
+    if geometry.read_only {
+        info |= VDISK_READONLY;
+    }
+    if cdrom {
+        info |= VDISK_CDROM;
+    }
     store.transaction(|store, tx| {
         store.write_u64(tx, dir, "sectors", geometry.sectors.get())?;
         store.write_u32(tx, dir, "info", info)?;

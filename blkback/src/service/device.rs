@@ -9,6 +9,7 @@ use std::string::String;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringfence_core::ids::SectorCount;
 use ringfence_core::platform::Platform;
 use ringfence_core::store::{FieldError, Store, StoreError, StoreExt, StorePath, Tx};
 use ringfence_core::wire::xenbus::XenbusState;
@@ -21,6 +22,7 @@ use super::doorbells::Doorbells;
 use super::id::DeviceId;
 use super::toolstack::{Hotplug, Toolstack, is_lost};
 use crate::error::EngineError;
+use crate::grants::persistent::Budget;
 use crate::negotiate::{self, Offer};
 use crate::sink::{Disk, Split};
 use crate::stats::Stats;
@@ -83,6 +85,12 @@ pub(super) struct Device<'p, P: Platform> {
     split: Option<Split>,
     /// What the frontend is offered.
     offer: Offer,
+    /// How many pages of guests may stay mapped by all devices.
+    budget: Arc<Budget>,
+    /// Whether it is a CD-ROM, by its `device-type` node.
+    cdrom: bool,
+    /// While connected: the size that the frontend was told.
+    announced: Option<SectorCount>,
     wish: BackWish,
     /// Whether the fault that ended the connection is the frontend's: it may then come again.
     peers_fault: bool,
@@ -98,6 +106,8 @@ impl<'p, P: Platform> Device<'p, P> {
         id: DeviceId,
         toolstack: Toolstack,
         stats: Arc<Stats>,
+        offer: Offer,
+        budget: Arc<Budget>,
     ) -> Self {
         let mut token = heapless::String::new();
         // Five letters, five digits, ten digits and two dashes.
@@ -123,7 +133,10 @@ impl<'p, P: Platform> Device<'p, P> {
             kept: None,
             queues: Vec::new(),
             split: None,
-            offer: Offer::default(),
+            offer,
+            budget,
+            cdrom: false,
+            announced: None,
             wish: BackWish::Run,
             peers_fault: false,
             reason: String::new(),

@@ -26,6 +26,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::grants::persistent::Budget;
+use crate::negotiate::Offer;
 use device::{Device, Life, Served};
 use ringfence_core::ids::DomId;
 use ringfence_core::platform::Platform;
@@ -34,6 +36,9 @@ use toolstack::is_lost;
 
 /// The most devices of one service. The toolstack makes them, so this is a guard against its mistakes only.
 const DEVICES_MAX: usize = 4096;
+
+/// Pages of guests that stay mapped by all devices: what 64 busy ones take, 256 MiB of address space.
+const MAPPED_PAGES: usize = 64 * crate::grants::persistent::PAGES_PER_DEVICE;
 
 /// Watch events in one round of [`Service::control`].
 const EVENTS: u32 = 64;
@@ -87,6 +92,10 @@ pub struct Service<'p, P: Platform, D, B = Polled> {
     foreign: BTreeSet<DeviceId>,
     rescan: bool,
     stopping: bool,
+    /// What every frontend is offered.
+    offer: Offer,
+    /// How many pages of guests may stay mapped.
+    budget: Arc<Budget>,
 }
 
 impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
@@ -129,7 +138,17 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             foreign: BTreeSet::new(),
             rescan: true,
             stopping: false,
+            offer: Offer {
+                persistent: platform.capabilities().keeps_mappings,
+                ..Offer::default()
+            },
+            budget: Arc::new(Budget::new(MAPPED_PAGES)),
         })
+    }
+
+    /// At most so many pages of guests stay mapped by all devices found from now on; data in others is copied.
+    pub fn limit_mappings(&mut self, pages: usize) {
+        self.budget = Arc::new(Budget::new(pages));
     }
 
     /// The counters of all devices, to be read in any thread.
@@ -260,7 +279,14 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
     fn add(&mut self, id: DeviceId) {
         let stats = Arc::default();
         self.statistics.insert(id, Arc::clone(&stats));
-        let device = Device::new(self.platform.domid(), id, self.toolstack, stats);
+        let device = Device::new(
+            self.platform.domid(),
+            id,
+            self.toolstack,
+            stats,
+            self.offer,
+            Arc::clone(&self.budget),
+        );
         self.devices.insert(id, device);
         self.dirty.insert(id);
     }
@@ -293,6 +319,22 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             Err(error) if is_lost(error) => return Err(error),
             // The toolstack took the nodes away under us, or a quota is reached: the next event tries again.
             Err(error) => tracing::warn!("{id}: {error}"),
+        }
+        Ok(())
+    }
+
+    /// Looks at the size of every connected disk, and tells the frontends of those that changed.
+    ///
+    /// # Errors
+    /// Only when the connection to the store is of no further use.
+    pub fn refresh(&mut self) -> Result<(), StoreError> {
+        for (id, device) in &mut self.devices {
+            match device.resize(&mut self.store) {
+                Err(error) if is_lost(error) => return Err(error),
+                // The next look tries again.
+                Err(error) => tracing::warn!("{id}: {error}"),
+                Ok(()) => {}
+            }
         }
         Ok(())
     }

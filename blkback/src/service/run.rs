@@ -114,6 +114,7 @@ where
         options,
         start: now,
         last_work: now,
+        last_refresh: now,
         looks: 0,
     }
     .run()
@@ -127,6 +128,9 @@ struct Epoll {
 /// Looks at the rings between two looks at the descriptors, while spinning.
 const LOOKS: u32 = 64;
 
+/// Between two looks at the sizes of the disks, while there is work.
+const REFRESH: Duration = Duration::from_secs(1);
+
 struct Loop<'p, P: Platform, D> {
     service: Service<'p, P, D, Epoll>,
     poller: OwnedFd,
@@ -134,6 +138,8 @@ struct Loop<'p, P: Platform, D> {
     options: Options,
     start: Instant,
     last_work: Instant,
+    /// When the disks' sizes were last looked at.
+    last_refresh: Instant,
     /// Looks since the last one at the descriptors.
     looks: u32,
 }
@@ -174,6 +180,11 @@ where
             }
             if turn.worked {
                 self.last_work = Instant::now();
+            }
+            // Only where somebody is there to notice: a disk that nobody uses can wait.
+            if self.last_work.duration_since(self.last_refresh) >= REFRESH && !stopping {
+                self.last_refresh = self.last_work;
+                self.service.refresh()?;
             }
             if spinning && self.looks < LOOKS {
                 self.looks = self.looks.saturating_add(1);

@@ -112,7 +112,12 @@ impl Split {
             Ok(hub) => hub.into_inner().io,
             Err(hub) => Box::new(Part { hub, part: 0 }),
         };
-        Disk::from_parts(io, self.geometry, self.stats)
+        // It may have another size by now.
+        let geometry = Geometry {
+            sectors: io.geometry().sectors,
+            ..self.geometry
+        };
+        Disk::from_parts(io, geometry, self.stats)
     }
 }
 

@@ -28,6 +28,9 @@ pub struct Capabilities {
     /// Pages granted and ports allocated outlive the process that made them, for the domain's next process to take over (contract
     /// D2). Where this is false (the devices of Linux, which clean up after each process) the peer sees them end with the process.
     pub outlives_process: bool,
+    /// Pages of a peer may stay mapped by the thousand and for as long as the peer grants them (persistent grants), and dropping
+    /// such a mapping waits for nobody.
+    pub keeps_mappings: bool,
 }
 
 /// A page of ours that a peer may reach. Dropping it ends the access; if the peer still has it mapped then, the page and its

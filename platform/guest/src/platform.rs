@@ -106,6 +106,8 @@ impl Platform for Guest {
             observes_mappings: true,
             // There is no process: what ends is the domain.
             outlives_process: true,
+            // They live in the window, which rings need too.
+            keeps_mappings: false,
         }
     }
 

@@ -227,6 +227,7 @@ impl Platform for Hosted {
             revocable: false,
             observes_mappings: true,
             outlives_process: true,
+            keeps_mappings: true,
         }
     }
 

@@ -133,6 +133,7 @@ impl Platform for Linux {
             revocable: false,
             observes_mappings: false,
             outlives_process: false,
+            keeps_mappings: true,
         }
     }
 

@@ -133,6 +133,7 @@ impl Platform for Sim {
             revocable: true,
             observes_mappings: !self.state().veiled,
             outlives_process: true,
+            keeps_mappings: true,
         }
     }
 

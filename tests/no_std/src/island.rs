@@ -147,6 +147,7 @@ impl<'i> Platform for Guest<'i> {
             revocable: false,
             observes_mappings: true,
             outlives_process: false,
+            keeps_mappings: false,
         }
     }
 

@@ -221,6 +221,7 @@ impl Guest {
             "num-ring-pages",
             "multi-queue-num-queues",
             "protocol",
+            "feature-persistent",
         ]
         .map(str::to_owned)
         .to_vec();

@@ -140,6 +140,14 @@ impl<P: Platform> Device<'_, P> {
             Err(FieldError::Store { error, .. }) => return Err(error),
             Err(error) => return Ok(Err(error.to_string())),
         };
+        let kind = store.read_opt::<heapless::String<16>>(Tx::NONE, &self.dir, "device-type");
+        self.cdrom = match kind {
+            Ok(kind) => kind.as_deref() == Some("cdrom"),
+            Err(FieldError::Store { error, .. }) => return Err(error),
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        // Whatever its mode says: nothing writes to a medium.
+        let read_only = read_only || self.cdrom;
         // As Linux has it: a toolstack that means to forbid it says 0.
         let discard = match store.read_opt::<bool>(Tx::NONE, &self.dir, "discard-enable") {
             Ok(enabled) => enabled.unwrap_or(true),

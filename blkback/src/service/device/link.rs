@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use ringfence_core::ids::SectorCount;
 use ringfence_core::platform::Platform;
-use ringfence_core::store::{Store, StoreError};
+use ringfence_core::store::{Store, StoreError, StoreExt, Tx};
 use ringfence_core::wire::xenbus::XenbusState;
-use ringfence_core::xenbus::paths;
+use ringfence_core::xenbus::{BackWish, paths};
 
 use super::super::disks::Disks;
 use super::super::doorbells::Doorbells;
@@ -15,6 +16,7 @@ use super::keep::Begin;
 use super::queue::{Journaled, Queue};
 use crate::engine::{Engine, Terms};
 use crate::epoch::Epoch;
+use crate::grants::persistent::PAGES_PER_DEVICE;
 use crate::journal;
 use crate::negotiate::{self, Frontend};
 use crate::sink::{Disk, Split};
@@ -53,12 +55,19 @@ impl<'p, P: Platform> Device<'p, P> {
             return Ok(false);
         };
         let parts = self.divide(disk, &frontend);
+        // What an earlier process had offered counts, and that is what our own node says.
+        let offered = store.read_opt::<bool>(Tx::NONE, &self.dir, "feature-persistent");
+        let persistent = frontend.persistent && self.offer.persistent && offered == Ok(Some(true));
         let rings = u16::try_from(frontend.queues.len()).unwrap_or(u16::MAX);
         let terms = Terms {
             abi: frontend.abi,
             indirect_segments: self.offered(begin),
             epoch: Arc::new(Epoch::new(rings)),
             queue: 0,
+            persistent: persistent.then(|| {
+                let share = PAGES_PER_DEVICE.div_ceil(usize::from(rings.max(1)));
+                (share, Arc::clone(&self.budget))
+            }),
         };
         let connected = (0..).zip(parts).try_for_each(|(queue, disk)| {
             let terms = Terms {
@@ -68,7 +77,13 @@ impl<'p, P: Platform> Device<'p, P> {
             self.connect_ring(platform, &terms, &frontend, disk, doorbells, begin)
         });
         match connected {
-            Ok(()) => self.counts(begin),
+            Ok(()) => {
+                self.counts(begin);
+                if resume {
+                    let told = store.read_opt::<u64>(Tx::NONE, &self.dir, "sectors");
+                    self.announced = told.ok().flatten().map(SectorCount::new);
+                }
+            }
             Err((peers_fault, reason)) => {
                 self.release(doorbells);
                 self.retire(peers_fault, reason);
@@ -151,13 +166,51 @@ impl<'p, P: Platform> Device<'p, P> {
             let geometry = queue.engine.disk().geometry();
             // Also what was written with state 2 if the disk was known then; frontends look again now.
             negotiate::write_features(store, &self.dir, geometry)?;
-            negotiate::write_geometry(store, &self.dir, geometry)?;
+            negotiate::write_geometry(store, &self.dir, geometry, self.cdrom)?;
+            self.announced = Some(geometry.sectors);
         }
         paths::switch_state(store, &self.dir, XenbusState::Connected)
     }
 
+    /// Tells the frontend when the disk has another size than it was told: `sectors`, and state 4 once more.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(in crate::service) fn resize<S: Store>(&mut self, store: &mut S) -> Result<(), StoreError> {
+        let Some(announced) = self.announced.filter(|_| self.wish == BackWish::Run) else {
+            return Ok(());
+        };
+        let mut sizes = self
+            .queues
+            .iter_mut()
+            .map(|queue| queue.engine.refresh().sectors);
+        // Each queue has its own view of the same disk: the last one is the newest.
+        let Some(sectors) = sizes
+            .by_ref()
+            .last()
+            .filter(|sectors| *sectors != announced)
+        else {
+            return Ok(());
+        };
+        tracing::info!("{}: {announced} sectors have become {sectors}", self.id);
+        let connected = XenbusState::Connected.digit();
+        store.transaction(|store, tx| {
+            // Who closes has another state by now, and must keep it.
+            if store.read_opt::<u32>(tx, &self.dir, "state").ok().flatten()
+                != Some(XenbusState::Connected.number())
+            {
+                return Ok(());
+            }
+            store.write_u64(tx, &self.dir, "sectors", sectors.get())?;
+            store.write_str(tx, &self.dir, "state", connected)
+        })?;
+        self.announced = Some(sectors);
+        Ok(())
+    }
+
     /// Ends the connection, if there is one: closes the ports, unmaps the rings, keeps the disk.
     pub(in crate::service) fn release(&mut self, doorbells: &mut impl Doorbells<P::Channel>) {
+        self.announced = None;
         for (number, queue) in (0..).zip(self.queues.drain(..)) {
             let id = RingId {
                 device: self.id,

@@ -240,6 +240,7 @@ pub struct Abilities {
     revocable: bool,
     observes_mappings: bool,
     outlives_process: bool,
+    keeps_mappings: bool,
 }
 
 impl From<Capabilities> for Abilities {
@@ -250,12 +251,14 @@ impl From<Capabilities> for Abilities {
             revocable,
             observes_mappings,
             outlives_process,
+            keeps_mappings,
         } = capabilities;
         Self {
             grant_in_place,
             revocable,
             observes_mappings,
             outlives_process,
+            keeps_mappings,
         }
     }
 }
@@ -267,6 +270,7 @@ impl From<Abilities> for Capabilities {
             revocable: abilities.revocable,
             observes_mappings: abilities.observes_mappings,
             outlives_process: abilities.outlives_process,
+            keeps_mappings: abilities.keeps_mappings,
         }
     }
 }

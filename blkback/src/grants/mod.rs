@@ -1,10 +1,13 @@
-//! Between the guest's pages and our buffers, many requests in one call.
+//! Between the guest's pages and our buffers: many requests in one call, or through pages that stay mapped.
+
+pub mod persistent;
 
 use heapless::Vec;
 use ringfence_core::ids::DomId;
 use ringfence_core::platform::{GrantCopy, GrantStatus, Platform};
 use ringfence_core::wire::blkif::MAX_SEGMENTS_PER_REQUEST;
 
+use self::persistent::Persistent;
 use crate::error::Refusal;
 use crate::negotiate::MAX_INDIRECT;
 use crate::sink::{Io, IoOp};
@@ -20,6 +23,8 @@ pub(crate) struct Staged {
     pub(crate) ticket: Ticket,
     pub(crate) io: Io,
     pub(crate) outcome: Result<(), Refusal>,
+    /// Whether its data is where it belongs already.
+    pub(crate) moved: bool,
 }
 
 /// Which requests to copy, and hence which way.
@@ -34,6 +39,7 @@ pub(crate) enum Copy {
 impl Staged {
     fn takes_part(&self, copy: Copy) -> bool {
         self.outcome.is_ok()
+            && !self.moved
             && match self.io.op {
                 IoOp::Read(_) => copy == Copy::Reads,
                 IoOp::Write(_) => copy == Copy::Writes,
@@ -79,7 +85,15 @@ pub(crate) fn copy<P: Platform>(
     staged: &mut [Staged],
     which: Copy,
     stats: &Stats,
+    persistent: Option<&mut Persistent<P::Mapping>>,
 ) {
+    if let Some(persistent) = persistent {
+        for request in staged.iter_mut() {
+            if request.takes_part(which) {
+                request.moved = persistent.move_data(platform, peer, request, which, stats);
+            }
+        }
+    }
     let mut rest = staged;
     while !rest.is_empty() {
         let chunk;
