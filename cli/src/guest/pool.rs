@@ -33,20 +33,12 @@ impl<P: World> Pool<P> {
         let pages = bytes.div_ceil(PAGE).max(1);
         let size = SIZES.iter().position(|size| *size >= pages);
         let size = size.ok_or(BufferError::Pages { pages, max: PAGES })?;
-        let (smaller, fitting) = self.idle.split_at_mut(size);
-        if let Some(buffer) = fitting.first_mut().and_then(Vec::pop) {
+        if let Some(buffer) = self.idle[size].pop() {
             return Ok(buffer);
         }
         front.buffer(SIZES[size]).or_else(|error| {
-            if let Some(buffer) = fitting.iter_mut().find_map(Vec::pop) {
-                return Ok(buffer);
-            }
-            // Its pages may be in small pieces.
-            if smaller.iter().all(Vec::is_empty) {
-                return Err(error);
-            }
-            smaller.iter_mut().for_each(Vec::clear);
-            front.buffer(SIZES[size])
+            let mut larger = self.idle.iter_mut().skip(size);
+            larger.find_map(Vec::pop).ok_or(error)
         })
     }
 

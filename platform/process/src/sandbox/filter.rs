@@ -141,13 +141,14 @@ fn rules(more: &[u64]) -> Result<BTreeMap<i64, Vec<SeccompRule>>, Error> {
         libc::SYS_prctl,
         vec![rule(0, Op::Eq, libc::PR_SET_NAME as u64)?],
     );
-    // `fstat` of newer C libraries; with the flag a path may still be given, which tells of a file's size and age at most,
+    // `fstat` of newer C libraries and of Rust's; with the flag a path may still be given, which tells of a file's size and age at most,
     // and landlock cannot forbid that anyway.
     let empty = libc::AT_EMPTY_PATH as u64;
     rules.insert(
         libc::SYS_newfstatat,
         vec![rule(3, Op::MaskedEq(empty), empty)?],
     );
+    rules.insert(libc::SYS_statx, vec![rule(2, Op::MaskedEq(empty), empty)?]);
     // `abort` and `panic = "abort"` send a signal to a thread of this very process.
     let own = u64::from(std::process::id());
     rules.insert(libc::SYS_tgkill, vec![rule(0, Op::Eq, own)?]);
