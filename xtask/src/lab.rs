@@ -1,6 +1,7 @@
 //! `cargo xtask lab`: the real Xen with a real Linux in dom0 and in guests, under QEMU, and scenarios that run there.
 
 mod bare;
+mod blkif;
 mod boot;
 mod cpio;
 mod elf;

@@ -25,6 +25,8 @@ const MODULES: &[&str] = &[
     "bridge",
     "loop",
     "brd",
+    "sd_mod",
+    "scsi_debug",
     "ext4",
     "crc32c_generic",
     "crc32c-intel",

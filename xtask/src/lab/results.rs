@@ -96,6 +96,12 @@ impl Results {
         })
     }
 
+    /// Scenario and outcome.
+    pub(crate) fn outcomes(&self) -> impl Iterator<Item = (&str, &str)> {
+        let scenarios = self.scenarios.iter();
+        scenarios.filter_map(|(name, entry)| Some((name.as_str(), entry["outcome"].as_str()?)))
+    }
+
     /// Versions of the peers, as the last run had them.
     pub(crate) fn peers(&self) -> Option<&Map<String, Value>> {
         self.scenarios.values().next_back()?["peers"].as_object()

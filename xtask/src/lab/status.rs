@@ -1,5 +1,6 @@
 //! docs/STATUS.md: what was tried against which peer, out of the results and of tests/lab/features.list.
 
+use super::blkif;
 use super::results::Results;
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,8 @@ pub(crate) fn write(results: &Results, root: &Path) -> Result<()> {
     let list = root.join("tests/lab/features.list");
     let list =
         fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
-    let page = page(results, &list)?;
+    let mut page = page(results, &list)?;
+    page.push_str(&blkif::table(results, root)?);
     let path = root.join("docs/STATUS.md");
     fs::write(&path, page)?;
     println!("lab: wrote {}", path.display());
