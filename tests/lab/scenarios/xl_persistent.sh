@@ -6,7 +6,7 @@
 ringfence_backend
 image=$(disk_image a.img 64)
 mark
-guest g1 "$(disk $image xvda)"
+vcpus=2 guest g1 "$(disk $image xvda)"
 in_guest g1 20 'wait_disk xvda && dmesg | grep "blkfront: xvda: .*persistent grants: enabled"'
 id=$(xl domid g1)
 [ "$(xenstore-read /local/domain/$id/device/vbd/51712/feature-persistent)" = 1 ]
