@@ -126,6 +126,8 @@ fn nbdinfo_sees_size_flags_and_block_sizes() {
         "can_flush: true",
         "can_multi_conn: true",
         "can_fua: false",
+        "using structured packets",
+        "can_df: true",
         "block_size_minimum: 1",
         "block_size_maximum: 33554432",
     ] {

@@ -1,5 +1,5 @@
-//! The numbers and structs of the NBD protocol (`doc/proto.md` of the NBD project), as far as fixed newstyle with simple replies
-//! needs them. Everything is big-endian.
+//! The numbers and structs of the NBD protocol (`doc/proto.md` of the NBD project), as far as fixed newstyle with simple and
+//! structured replies needs them. Everything is big-endian.
 
 use std::fmt;
 
@@ -13,6 +13,8 @@ pub const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 pub const REQUEST_MAGIC: u32 = 0x2560_9513;
 /// `NBD_SIMPLE_REPLY_MAGIC`.
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
+/// `NBD_STRUCTURED_REPLY_MAGIC`, the start of every chunk.
+pub const CHUNK_MAGIC: u32 = 0x668e_33ef;
 
 /// `NBD_FLAG_FIXED_NEWSTYLE`, the same bit from both sides.
 pub const FLAG_FIXED_NEWSTYLE: u16 = 1 << 0;
@@ -31,6 +33,8 @@ pub const EXPORT_SEND_FUA: u16 = 1 << 3;
 pub const EXPORT_SEND_TRIM: u16 = 1 << 5;
 /// `NBD_FLAG_SEND_WRITE_ZEROES` of an export.
 pub const EXPORT_SEND_WRITE_ZEROES: u16 = 1 << 6;
+/// `NBD_FLAG_SEND_DF` of an export: [`COMMAND_DF`] is served. Only with structured replies.
+pub const EXPORT_SEND_DF: u16 = 1 << 7;
 /// `NBD_FLAG_CAN_MULTI_CONN` of an export: a flush on one connection covers what any of them wrote.
 pub const EXPORT_CAN_MULTI_CONN: u16 = 1 << 8;
 
@@ -38,6 +42,8 @@ pub const EXPORT_CAN_MULTI_CONN: u16 = 1 << 8;
 pub const COMMAND_FUA: u16 = 1 << 0;
 /// `NBD_CMD_FLAG_NO_HOLE` of a write of zeros: they take up room.
 pub const COMMAND_NO_HOLE: u16 = 1 << 1;
+/// `NBD_CMD_FLAG_DF` of a read: its data comes in one piece.
+pub const COMMAND_DF: u16 = 1 << 2;
 /// `NBD_CMD_FLAG_FAST_ZERO` of a write of zeros: fail rather than write them one by one.
 pub const COMMAND_FAST_ZERO: u16 = 1 << 4;
 
@@ -52,8 +58,6 @@ pub const GREETING_BYTES: usize = 18;
 pub const OPTION_BYTES: usize = 16;
 /// Bytes of a request without its payload.
 pub const REQUEST_BYTES: usize = 28;
-/// Bytes of a simple reply without its payload.
-pub const SIMPLE_REPLY_BYTES: usize = 16;
 /// The longest name of an export, in bytes.
 pub const NAME_MAX: usize = 4096;
 
@@ -88,6 +92,10 @@ open_enum! {
         INFO = 6,
         /// `NBD_OPT_GO`: choose an export and go.
         GO = 7,
+        /// `NBD_OPT_STRUCTURED_REPLY`: reads are answered in chunks.
+        STRUCTURED_REPLY = 8,
+        /// `NBD_OPT_SET_META_CONTEXT`: what block status is to tell.
+        SET_META_CONTEXT = 10,
     }
 }
 
@@ -202,23 +210,6 @@ impl Request {
     }
 }
 
-/// What a simple reply says: whose it is, and the error or 0; `None` if the magic is wrong, after which nothing in the stream can
-/// be trusted.
-pub fn parse_simple_reply(bytes: &[u8; SIMPLE_REPLY_BYTES]) -> Option<(u64, u32)> {
-    (be!(bytes, 0, u32) == SIMPLE_REPLY_MAGIC).then(|| (be!(bytes, 8, u64), be!(bytes, 4, u32)))
-}
-
-/// The header of a simple reply.
-pub fn simple_reply(cookie: u64, error: Option<Errno>) -> [u8; SIMPLE_REPLY_BYTES] {
-    let mut bytes = [0; SIMPLE_REPLY_BYTES];
-    let (magic, rest) = bytes.split_at_mut(4);
-    let (code, tag) = rest.split_at_mut(4);
-    magic.copy_from_slice(&SIMPLE_REPLY_MAGIC.to_be_bytes());
-    code.copy_from_slice(&error.map_or(0, |error| error as u32).to_be_bytes());
-    tag.copy_from_slice(&cookie.to_be_bytes());
-    bytes
-}
-
 /// Appends an option reply.
 pub fn option_reply(out: &mut Vec<u8>, option: OptionCode, reply: ReplyType, data: &[u8]) {
     out.extend(REPLY_MAGIC.to_be_bytes());
@@ -227,6 +218,12 @@ pub fn option_reply(out: &mut Vec<u8>, option: OptionCode, reply: ReplyType, dat
     out.extend((data.len() as u32).to_be_bytes());
     out.extend(data);
 }
+
+mod reply;
+pub use reply::{
+    CHUNK_DONE, CHUNK_HEADER_BYTES, ChunkType, ReplyHeader, SIMPLE_REPLY_BYTES, parse_simple_reply,
+    simple_reply,
+};
 
 #[cfg(test)]
 mod tests {
@@ -250,17 +247,5 @@ mod tests {
         assert_eq!(request.to_bytes(), bytes);
         bytes[3] ^= 1;
         assert_eq!(Request::parse(&bytes), None);
-    }
-
-    #[test]
-    fn a_simple_reply_is_magic_error_cookie() {
-        assert_eq!(
-            simple_reply(0x0102, Some(Errno::NoSpace)),
-            [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 28, 0, 0, 0, 0, 0, 0, 1, 2]
-        );
-        let mut bytes = simple_reply(0x0102, Some(Errno::NoSpace));
-        assert_eq!(parse_simple_reply(&bytes), Some((0x0102, 28)));
-        bytes[0] = 0;
-        assert_eq!(parse_simple_reply(&bytes), None);
     }
 }

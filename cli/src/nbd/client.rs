@@ -4,8 +4,8 @@ use super::REQUEST_MAX;
 use super::blocks::Blocks;
 use super::export::{ClientId, Export, Reply};
 use super::handshake::{Handshake, OPTION_DATA_MAX, Offer, Step};
-use super::session::{Event, Session, Span};
-use super::wire::{OPTION_BYTES, SIMPLE_REPLY_BYTES, simple_reply};
+use super::session::{Event, Replies, Session, Span};
+use super::wire::{OPTION_BYTES, ReplyHeader};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -34,7 +34,7 @@ enum Out {
     /// Of the negotiation.
     Bytes(Vec<u8>),
     Reply {
-        header: [u8; SIMPLE_REPLY_BYTES],
+        header: ReplyHeader,
         data: Option<Span>,
         length: usize,
     },
@@ -46,7 +46,7 @@ impl Out {
             Self::Bytes(bytes) => [bytes, &[]],
             Self::Reply { header, data, .. } => {
                 let data = data.as_ref().and_then(|span| span.blocks.get(span.range()));
-                [header, data.unwrap_or_default()]
+                [header.bytes(), data.unwrap_or_default()]
             }
         }
     }
@@ -58,6 +58,7 @@ pub(crate) struct Client {
     id: ClientId,
     socket: UnixStream,
     phase: Phase,
+    replies: Replies,
     input: Box<[u8]>,
     /// What of `input` is not parsed yet.
     pending: std::ops::Range<usize>,
@@ -85,6 +86,7 @@ impl Client {
             id,
             socket,
             phase: Phase::Handshake(handshake),
+            replies: Replies::Simple,
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
             pending: 0..0,
             out: VecDeque::from([Out::Bytes(greeting)]),
@@ -192,13 +194,15 @@ impl Client {
                 Phase::Handshake(handshake) => {
                     let mut out = Vec::new();
                     let (taken, step) = handshake.step(input, &mut out);
+                    self.replies = handshake.replies();
                     if !out.is_empty() {
                         self.out.push_back(Out::Bytes(out));
                     }
                     match step {
                         Step::More => {}
                         Step::Transmission => {
-                            self.phase = Phase::Transmission(Session::new(export.geometry()))
+                            let session = Session::new(export.geometry(), self.replies);
+                            self.phase = Phase::Transmission(session);
                         }
                         Step::Close => self.phase = Phase::Closing,
                     }
@@ -263,6 +267,7 @@ impl Client {
                 self.reply(Reply {
                     client,
                     cookie,
+                    offset: 0,
                     length,
                     result: Err(error),
                 });
@@ -273,15 +278,29 @@ impl Client {
 
     /// Queues the answer to a request.
     pub(crate) fn reply(&mut self, reply: Reply) {
-        let (data, error) = match reply.result {
-            Ok(data) => (data, None),
-            Err(error) => (None, Some(error)),
+        let Reply {
+            cookie,
+            offset,
+            length,
+            ..
+        } = reply;
+        // No request is longer.
+        let bytes = u32::try_from(length).unwrap_or(u32::MAX);
+        let (header, data) = match (self.replies, reply.result) {
+            (Replies::Structured, Ok(Some(data))) if is_zero(&data) => {
+                (ReplyHeader::hole(cookie, offset, bytes), None)
+            }
+            (Replies::Structured, Ok(Some(data))) => {
+                (ReplyHeader::data(cookie, offset, bytes), Some(data))
+            }
+            (Replies::Structured, Err(error)) => (ReplyHeader::error(cookie, error), None),
+            (_, Ok(data)) => (ReplyHeader::simple(cookie, None), data),
+            (Replies::Simple, Err(error)) => (ReplyHeader::simple(cookie, Some(error)), None),
         };
-        let header = simple_reply(reply.cookie, error);
         self.out.push_back(Out::Reply {
             header,
             data,
-            length: reply.length,
+            length,
         });
     }
 
@@ -330,4 +349,11 @@ impl Client {
             }
         }
     }
+}
+
+/// Whether there are only zeros, which are told rather than sent. Most data says at its start that it is something else.
+fn is_zero(span: &Span) -> bool {
+    let bytes = span.blocks.get(span.range()).unwrap_or_default();
+    let nothing = |piece: &[u8]| piece.iter().fold(0, |any, byte| any | byte) == 0;
+    bytes.chunks(64).all(nothing)
 }

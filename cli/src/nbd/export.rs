@@ -26,6 +26,8 @@ pub struct Reply {
     pub client: ClientId,
     /// What the reply repeats.
     pub cookie: u64,
+    /// Where the request began, in bytes.
+    pub offset: u64,
     /// How long the request was, in bytes.
     pub length: usize,
     /// How it went: the data of a read.
@@ -210,6 +212,7 @@ impl<B: Blocks> Export<B> {
             self.replies.push(Reply {
                 client,
                 cookie,
+                offset: range.start,
                 length: 0,
                 result: Ok(None),
             });
@@ -408,12 +411,14 @@ impl<B: Blocks> Export<B> {
         let Some(job) = self.jobs.remove(&id) else {
             return;
         };
-        let length = job.span.length;
+        let (head, length) = (job.span.head as u64, job.span.length);
+        let offset = job.sector.saturating_mul(512).saturating_add(head);
         let data = (job.work == Work::Read).then_some(job.span);
         let result = job.error.map_or(Ok(data), Err);
         self.replies.push(Reply {
             client: job.client,
             cookie: job.cookie,
+            offset,
             length,
             result,
         });

@@ -1,10 +1,11 @@
 //! The negotiation before the first request: fixed newstyle, without input or output of its own.
 
+use super::session::Replies;
 use super::wire::{
-    self, EXPORT_CAN_MULTI_CONN, EXPORT_HAS_FLAGS, EXPORT_READ_ONLY, EXPORT_SEND_FLUSH,
-    EXPORT_SEND_FUA, EXPORT_SEND_TRIM, EXPORT_SEND_WRITE_ZEROES, FLAG_FIXED_NEWSTYLE,
-    FLAG_NO_ZEROES, INFO_BLOCK_SIZE, INFO_EXPORT, NAME_MAX, OPTION_BYTES, OPTION_MAGIC, OptionCode,
-    ReplyType, be,
+    self, EXPORT_CAN_MULTI_CONN, EXPORT_HAS_FLAGS, EXPORT_READ_ONLY, EXPORT_SEND_DF,
+    EXPORT_SEND_FLUSH, EXPORT_SEND_FUA, EXPORT_SEND_TRIM, EXPORT_SEND_WRITE_ZEROES,
+    FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, INFO_BLOCK_SIZE, INFO_EXPORT, NAME_MAX, OPTION_BYTES,
+    OPTION_MAGIC, OptionCode, ReplyType, be,
 };
 use super::{Geometry, REQUEST_MAX};
 
@@ -22,7 +23,7 @@ pub struct Offer {
 
 impl Offer {
     /// Transmission flags of the export.
-    fn flags(&self) -> u16 {
+    fn flags(&self, replies: Replies) -> u16 {
         let mut flags = EXPORT_HAS_FLAGS | EXPORT_CAN_MULTI_CONN;
         if self.geometry.read_only {
             flags |= EXPORT_READ_ONLY;
@@ -35,6 +36,7 @@ impl Offer {
             (offers.durable, EXPORT_SEND_FUA),
             (offers.trim, EXPORT_SEND_TRIM),
             (offers.zeroes, EXPORT_SEND_WRITE_ZEROES),
+            (replies == Replies::Structured, EXPORT_SEND_DF),
         ] {
             if offered {
                 flags |= flag;
@@ -77,6 +79,7 @@ enum State {
 pub struct Handshake {
     offer: Offer,
     no_zeroes: bool,
+    replies: Replies,
     state: State,
 }
 
@@ -89,8 +92,14 @@ impl Handshake {
         Self {
             offer,
             no_zeroes: false,
+            replies: Replies::Simple,
             state: State::Flags,
         }
+    }
+
+    /// What the client wants its replies to be.
+    pub fn replies(&self) -> Replies {
+        self.replies
     }
 
     /// Takes what it can of `input` and appends answers to `out`. Returns how many bytes it took; called with at least
@@ -172,7 +181,7 @@ impl Handshake {
                 });
                 if known {
                     out.extend(self.offer.bytes().to_be_bytes());
-                    out.extend(self.offer.flags().to_be_bytes());
+                    out.extend(self.offer.flags(self.replies).to_be_bytes());
                     if !self.no_zeroes {
                         out.extend([0; 124]);
                     }
@@ -200,7 +209,14 @@ impl Handshake {
                     }
                 }
             },
-            OptionCode::LIST => wire::option_reply(out, option, ReplyType::ERR_INVALID, &[]),
+            OptionCode::STRUCTURED_REPLY if data.is_empty() => {
+                self.replies = Replies::Structured;
+                wire::option_reply(out, option, ReplyType::ACK, &[]);
+            }
+            OptionCode::LIST | OptionCode::STRUCTURED_REPLY => {
+                wire::option_reply(out, option, ReplyType::ERR_INVALID, &[]);
+            }
+            // Among them block status: no request of the ring asks a backend what is a hole.
             _ => wire::option_reply(out, option, ReplyType::ERR_UNSUP, &[]),
         }
     }
@@ -209,7 +225,7 @@ impl Handshake {
     fn info(&self, option: OptionCode, out: &mut Vec<u8>) {
         let mut export = INFO_EXPORT.to_be_bytes().to_vec();
         export.extend(self.offer.bytes().to_be_bytes());
-        export.extend(self.offer.flags().to_be_bytes());
+        export.extend(self.offer.flags(self.replies).to_be_bytes());
         wire::option_reply(out, option, ReplyType::INFO, &export);
         let mut sizes = INFO_BLOCK_SIZE.to_be_bytes().to_vec();
         for size in [1, self.offer.geometry.block_bytes.max(4096), REQUEST_MAX] {

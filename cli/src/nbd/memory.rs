@@ -25,6 +25,7 @@ pub struct MemoryBlocks {
     failing: Option<std::ops::Range<u64>>,
     aborting: u32,
     gone: bool,
+    written: u64,
     counts: Counts,
     event: OwnedFd,
 }
@@ -40,6 +41,8 @@ pub struct Counts {
     pub flushes: u64,
     /// Discards.
     pub discards: u64,
+    /// Writes that were done when the last flush was.
+    pub flushed: u64,
     /// The most requests that were in flight at once.
     pub deepest: usize,
 }
@@ -63,6 +66,7 @@ impl MemoryBlocks {
             failing: None,
             aborting: 0,
             gone: false,
+            written: 0,
             counts: Counts::default(),
             event,
         })
@@ -233,6 +237,10 @@ impl Blocks for MemoryBlocks {
                 (&action, self.bytes.get_mut(place.clone()))
             {
                 space.copy_from_slice(data);
+                self.written = self.written.saturating_add(1);
+            }
+            if let Action::Flush = action {
+                self.counts.flushed = self.written;
             }
             if let (Action::Discard { .. }, Some(space)) =
                 (&action, self.bytes.get_mut(place.clone()))

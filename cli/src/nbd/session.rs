@@ -1,7 +1,18 @@
 //! The stream of requests after the negotiation: cut into requests with their payloads, without input or output of its own.
 
-use super::wire::{COMMAND_FUA, COMMAND_NO_HOLE, Command, Errno, REQUEST_BYTES, Request};
+use super::wire::{
+    COMMAND_DF, COMMAND_FUA, COMMAND_NO_HOLE, Command, Errno, REQUEST_BYTES, Request,
+};
 use super::{Geometry, REQUEST_MAX, ZEROES_MAX};
+
+/// What a client wants its replies to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Replies {
+    /// Each one header, and the data of a read.
+    Simple,
+    /// Those of reads are chunks, and those of failed requests too.
+    Structured,
+}
 
 /// One thing to do for a client.
 #[derive(PartialEq, Eq, Debug)]
@@ -112,14 +123,16 @@ enum State {
 #[derive(Debug)]
 pub struct Session {
     geometry: Geometry,
+    replies: Replies,
     state: State,
 }
 
 impl Session {
     /// Starts to cut a stream.
-    pub fn new(geometry: Geometry) -> Self {
+    pub fn new(geometry: Geometry, replies: Replies) -> Self {
         Self {
             geometry,
+            replies,
             state: State::Request,
         }
     }
@@ -302,6 +315,8 @@ impl Session {
             false => 0,
         };
         let (flags, most) = match request.command {
+            // A read is one piece anyhow.
+            Command::READ if self.replies == Replies::Structured => (COMMAND_DF, REQUEST_MAX),
             Command::READ => (0, REQUEST_MAX),
             Command::WRITE_ZEROES => (fua | COMMAND_NO_HOLE, ZEROES_MAX),
             Command::TRIM => (fua, u32::MAX),

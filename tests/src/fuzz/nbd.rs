@@ -2,7 +2,7 @@
 
 use ringfence_cli::nbd::export::{ClientId, Export};
 use ringfence_cli::nbd::handshake::{Handshake, Offer, Step};
-use ringfence_cli::nbd::session::{Event, Session};
+use ringfence_cli::nbd::session::{Event, Replies, Session};
 use ringfence_cli::nbd::wire::{OPTION_MAGIC, REQUEST_MAGIC};
 use ringfence_cli::nbd::{Geometry, MemoryBlocks, Offers};
 
@@ -30,9 +30,13 @@ pub fn nbd_client(data: &[u8]) {
         let whole = negotiate(geometry, &stream, stream.len().max(1));
         assert_eq!(negotiate(geometry, &stream, 1), whole);
     }
+    let replies = match data.first() {
+        Some(byte) if byte % 8 < 4 => Replies::Structured,
+        _ => Replies::Simple,
+    };
     for stream in [data.to_vec(), requests(data)] {
-        let whole = events(geometry, &stream, stream.len().max(1));
-        assert_eq!(events(geometry, &stream, 1), whole);
+        let whole = events(geometry, replies, &stream, stream.len().max(1));
+        assert_eq!(events(geometry, replies, &stream, 1), whole);
         execute(geometry, whole);
     }
 }
@@ -55,8 +59,8 @@ fn negotiate(geometry: Geometry, stream: &[u8], size: usize) -> (Vec<u8>, usize,
     (out, total, last)
 }
 
-fn events(geometry: Geometry, stream: &[u8], size: usize) -> Vec<Event> {
-    let mut session = Session::new(geometry);
+fn events(geometry: Geometry, replies: Replies, stream: &[u8], size: usize) -> Vec<Event> {
+    let mut session = Session::new(geometry, replies);
     let (mut events, mut input) = (Vec::new(), Vec::new());
     for part in stream.chunks(size) {
         input.extend_from_slice(part);
@@ -132,11 +136,11 @@ fn requests(data: &[u8]) -> Vec<u8> {
         let length = u32::from(u16::from_be_bytes([c, d])) % 5000;
         stream.extend(REQUEST_MAGIC.to_be_bytes());
         stream.extend(u16::from(flags / 128).to_be_bytes());
-        stream.extend(u16::from(command % 5).to_be_bytes());
+        stream.extend(u16::from(command % 7).to_be_bytes());
         stream.extend(u64::from(cookie).to_be_bytes());
         stream.extend(offset.to_be_bytes());
         stream.extend(length.to_be_bytes());
-        if command % 5 == 1 {
+        if command % 7 == 1 {
             stream.extend(std::iter::repeat_n(fill, length as usize));
         }
     }

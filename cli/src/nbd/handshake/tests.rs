@@ -102,9 +102,9 @@ fn export_name_pads_unless_told_not_to() {
 
 #[test]
 fn an_option_that_is_not_served_is_answered_and_the_next_one_taken() {
-    // NBD_OPT_STARTTLS, NBD_OPT_STRUCTURED_REPLY, a list, and leaving.
+    // NBD_OPT_STARTTLS, NBD_OPT_SET_META_CONTEXT, a list, and leaving.
     let mut input = option(5, b"");
-    input.extend(option(8, b""));
+    input.extend(option(10, b""));
     input.extend(option(3, b""));
     input.extend(option(3, b"x"));
     input.extend(option(2, b""));
@@ -159,4 +159,34 @@ fn what_is_no_negotiation_closes() {
     assert_eq!((step, out.len()), (Step::Close, 0), "an unknown flag");
     let (_, step, out) = negotiate(3, b"GET / HTTP/1.1\r\n\r\n");
     assert_eq!((step, out.len()), (Step::Close, 0));
+}
+
+#[test]
+fn structured_replies_are_for_who_asks() {
+    let mut input = option(8, b"x");
+    input.extend(option(8, b""));
+    input.extend(option(7, &go_data(b"", &[])));
+    let (_, step, out) = negotiate(3, &input);
+    assert_eq!(step, Step::Transmission);
+    assert_eq!(
+        types(&out),
+        [
+            ReplyType::ERR_INVALID,
+            ReplyType::ACK,
+            ReplyType::INFO,
+            ReplyType::INFO,
+            ReplyType::ACK
+        ]
+    );
+    // The flags of the export say besides that a read may be asked for in one piece.
+    assert_eq!(out[40 + 30..][..2], [1, 0x87]);
+    for (asks, replies) in [(false, Replies::Simple), (true, Replies::Structured)] {
+        let mut handshake = Handshake::new(offer(), &mut Vec::new());
+        let mut stream = vec![0, 0, 0, 3];
+        if asks {
+            stream.extend(option(8, b""));
+        }
+        handshake.step(&stream, &mut Vec::new());
+        assert_eq!(handshake.replies(), replies);
+    }
 }

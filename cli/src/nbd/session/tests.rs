@@ -22,7 +22,7 @@ fn request(flags: u16, command: Command, offset: u64, length: u32) -> Vec<u8> {
 
 /// All events of a stream that comes in parts of `size` bytes, and the bytes left over.
 fn events(geometry: Geometry, stream: &[u8], size: usize) -> (Vec<Event>, usize) {
-    let mut session = Session::new(geometry);
+    let mut session = Session::new(geometry, Replies::Simple);
     let (mut events, mut input) = (Vec::new(), Vec::new());
     for part in stream.chunks(size) {
         input.extend(part);
@@ -106,7 +106,8 @@ fn a_refused_write_loses_its_payload_and_nothing_else() {
     assert_eq!(write(GEOMETRY, 0, u64::MAX, 2), refused(Errno::NoSpace));
     assert_eq!(write(GEOMETRY, 0, 0, 0), refused(Errno::Inval));
     assert_eq!(write(GEOMETRY, 1, 0, 512), refused(Errno::Inval), "FUA");
-    let (announced, _) = Session::new(GEOMETRY).step(&request(0, Command::WRITE, 0, u32::MAX));
+    let mut session = Session::new(GEOMETRY, Replies::Simple);
+    let (announced, _) = session.step(&request(0, Command::WRITE, 0, u32::MAX));
     assert_eq!(announced, REQUEST_BYTES, "and takes no memory");
 }
 
@@ -185,4 +186,17 @@ fn what_is_offered_is_served() {
         let stream = request(0, command, 0, 512);
         assert_eq!(one(protected, &stream), refused(Errno::Perm));
     }
+}
+
+#[test]
+fn a_read_in_one_piece_needs_structured_replies() {
+    let stream = request(COMMAND_DF, Command::READ, 0, 512);
+    assert_eq!(one(GEOMETRY, &stream), refused(Errno::Inval));
+    let read = Event::Read {
+        cookie: 7,
+        offset: 0,
+        length: 512,
+    };
+    let mut session = Session::new(GEOMETRY, Replies::Structured);
+    assert_eq!(session.step(&stream), (REQUEST_BYTES, Some(read)));
 }
