@@ -8,7 +8,7 @@ image=$(disk_image cd.img 16)
 mkdir -p /tmp/cd && head -c 300000 /dev/urandom >/tmp/cd/file && mkfs.ext4 -q -d /tmp/cd $image
 sum=$(sha256sum </tmp/cd/file) before=$(sha256sum <$image)
 mark
-guest g1 "$(disk $image xvda ro),devtype=cdrom"
+guest g1 "devtype=cdrom,$(disk $image xvda ro)"
 back=$(xenstore-read /local/domain/$(xl domid g1)/device/vbd/51712/backend)
 xenstore-ls $back
 [ "$(xenstore-read $back/device-type)" = cdrom ] && [ $(( $(xenstore-read $back/info) & 5 )) = 5 ]

@@ -11,7 +11,7 @@ const CPU: &str = "EPYC,-smap,-monitor,-rdtscp,-avx,-avx2,-f16c,-xsave,-xsaveopt
 
 /// Xen's arguments: the console is the first serial port, the second one is left to dom0.
 const XEN: &str = "dom0_mem=1536M,max:1536M dom0_max_vcpus=2 com1=115200,8n1 console=com1 \
-                   loglvl=warning guest_loglvl=warning sched=credit2";
+                   loglvl=warning guest_loglvl=warning sched=credit2 conring_size=512k";
 
 const DOM0: &str = "console=hvc0 quiet loglevel=4 panic=1";
 
