@@ -16,7 +16,7 @@ use ext4_view::Ext4;
 use log::{error, info};
 use ringfence_core::platform::Platform as _;
 use ringfence_core::store::{Store as _, StoreExt as _, Tx};
-use ringfence_guest::{Guest, GuestStore, Reason, shutdown};
+use ringfence_guest::{Guest, GuestStore, Reason, shutdown, toolstack};
 use ringfence_image_disk::{Disk, Reader, Result};
 
 ringfence_guest::entry!(main);
@@ -24,22 +24,23 @@ ringfence_guest::entry!(main);
 /// Bytes that are written to a disk without a file system, if it has so many.
 const SCRATCH: u64 = 8 << 20;
 
-fn main(guest: Guest, mut store: GuestStore) {
+fn main(guest: Guest, store: GuestStore) {
     info!(
         "domain {}, {} pages free",
         guest.domid(),
         guest.free_pages()
     );
     info!("PASS console");
-    if let Err(error) = run(guest, &mut store) {
+    if let Err(error) = run(guest, Box::new(store)) {
         error!("FAIL {error}");
         shutdown(Reason::Crash);
     }
     info!("PASS all, {} pages free", guest.free_pages());
 }
 
-fn run(guest: Guest, store: &mut GuestStore) -> Result<()> {
-    nodes(store)?;
+fn run(guest: Guest, mut store: Box<GuestStore>) -> Result<()> {
+    nodes(&mut store)?;
+    toolstack::listen(&mut *store)?;
     info!("PASS xenstore");
     let mut room = [0; 4096];
     let rounds = guest
@@ -65,7 +66,8 @@ fn run(guest: Guest, store: &mut GuestStore) -> Result<()> {
         }
         let counters = disk.borrow().counters();
         info!("disk {name}: {counters:?}");
-        disk.borrow_mut().close(store)?;
+        let disk = Rc::into_inner(disk).ok_or("somebody still reads the disk")?;
+        store = disk.into_inner().close()?;
     }
     Ok(())
 }

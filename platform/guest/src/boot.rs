@@ -13,6 +13,7 @@ use ringfence_ring::AttachError;
 
 use crate::hypercall::HypercallError;
 use crate::memory::Translation;
+use pv::StartInfo;
 
 /// `MAX_GUEST_CMDLINE`.
 pub(crate) const COMMAND_LINE: usize = 1024;
@@ -74,14 +75,37 @@ pub(crate) struct Ring {
     pub(crate) port: EvtchnPort,
 }
 
-/// What was found.
-#[derive(Debug)]
-pub(crate) struct Boot {
-    pub(crate) translation: Translation,
+/// What Xen and the toolstack give anew to every domain: at the start, and when a saved one goes on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Given {
     /// The machine address of `shared_info` (PV).
     pub(crate) shared_info: u64,
     pub(crate) store: Ring,
     pub(crate) console: Ring,
+}
+
+/// Where that is found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Source {
+    Pv(NonNull<StartInfo>),
+    Pvh,
+}
+
+impl Source {
+    pub(crate) fn given(self) -> Result<Given, StartError> {
+        match self {
+            Self::Pv(info) => pv::given(info),
+            Self::Pvh => pvh::given(),
+        }
+    }
+}
+
+/// What was found.
+#[derive(Debug)]
+pub(crate) struct Boot {
+    pub(crate) translation: Translation,
+    pub(crate) source: Source,
+    pub(crate) given: Given,
     /// Up to the first NUL.
     pub(crate) command_line: [u8; COMMAND_LINE],
     /// Pages that are free and mapped.

@@ -45,6 +45,7 @@ pub(crate) unsafe fn open(ring: Ring, shared: &'static SharedInfo) -> Result<(),
     let pages = unsafe { RawPages::new(ring.page, PAGE) };
     let out = ByteWriter::attach(pages, Lane::CONSOLE_OUT)?;
     let port = ring.port;
+    shared.unmask(port);
     CONSOLE.0.replace(Some(Console { out, port, shared }));
     // The second time it is set already, which is as well.
     let _ = log::set_logger(&LOGGER);

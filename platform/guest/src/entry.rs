@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use core::arch::global_asm;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::fmt::Write as _;
 use core::ptr::NonNull;
 
@@ -10,8 +10,8 @@ use ringfence_core::{DomId, PAGE};
 
 use crate::boot::pv::{self, StartInfo};
 use crate::boot::pvh::{self, Serial, machine_off};
-use crate::boot::{Boot, StartError};
-use crate::memory::{BASE, WINDOW, XenPage, page};
+use crate::boot::{Boot, Source, StartError};
+use crate::memory::{BASE, WINDOW, XenPage, page, pfn_of, remap};
 use crate::platform::{Guest, Machine};
 use crate::pool::Pool;
 use crate::power::{Reason, shutdown};
@@ -27,6 +27,8 @@ global_asm!(include_str!("entry/memory.S"));
 unsafe extern "C" {
     /// Where `image.ld` says that the image ends.
     static ringfence_image_end: u8;
+    /// The page below the stack.
+    static ringfence_stack_guard: u8;
 }
 
 unsafe extern "Rust" {
@@ -40,7 +42,11 @@ unsafe extern "Rust" {
 /// Once, with what Xen gave.
 unsafe extern "C" fn start_pv(info: NonNull<StartInfo>, built_end: usize) -> ! {
     // SAFETY: as promised.
-    run(unsafe { pv::take_over(info, built_end) })
+    let boot = unsafe { pv::take_over(info, built_end) };
+    // A stack that is too small ends in a fault, not in somebody's data. Nothing is lost where that cannot be had.
+    let guard = pfn_of((&raw const ringfence_stack_guard) as usize);
+    let _ = guard.map(|pfn| remap(pfn, 0));
+    run(boot)
 }
 
 /// Called by `entry/pvh.S`.
@@ -63,7 +69,7 @@ fn run(boot: Result<Boot, StartError>) -> ! {
     match boot.and_then(open) {
         Ok((guest, store)) => {
             // SAFETY: made by `entry!` from a function of this type; otherwise the image does not link.
-            unsafe { ringfence_guest_main(guest, store) };
+            unsafe { ringfence_guest_main(guest, *store) };
             shutdown(Reason::Poweroff)
         }
         Err(error) => {
@@ -74,7 +80,7 @@ fn run(boot: Result<Boot, StartError>) -> ! {
 }
 
 /// A quarter of the free memory is the heap, the rest are pages.
-fn open(boot: Boot) -> Result<(Guest, GuestStore), StartError> {
+fn open(boot: Boot) -> Result<(Guest, Box<GuestStore>), StartError> {
     let free = boot.frames.end.saturating_sub(boot.frames.start);
     let heap = free / 4;
     // SAFETY: free, mapped, and given to nobody else.
@@ -87,19 +93,28 @@ fn open(boot: Boot) -> Result<(Guest, GuestStore), StartError> {
     let none = StartError::Memory { pages: 0 };
     let at = window.take().ok_or(none)?;
     let translation = boot.translation;
-    translation.map_xen_page(at, XenPage::SharedInfo(boot.shared_info))?;
-    // SAFETY: just mapped, for good.
+    translation.map_xen_page(at, XenPage::SharedInfo(boot.given.shared_info))?;
+    // SAFETY: just mapped; while it is not, nobody uses it.
     let shared: &'static SharedInfo = Box::leak(Box::new(unsafe { SharedInfo::new(page(at)) }));
     // SAFETY: the console's page, which only the console uses.
-    unsafe { console::open(boot.console, shared)? };
+    unsafe { console::open(boot.given.console, shared)? };
     // SAFETY: the store's page, which only this connection uses.
-    let mut store = GuestStore::new(unsafe { StoreRing::new(boot.store, shared)? });
+    let ring = unsafe { StoreRing::new(boot.given.store, shared)? };
+    // Large, with the events that it keeps: too large to be handed about on the stack.
+    let mut store = Box::new(GuestStore::new(ring));
     let table = GrantTable::open(translation, &mut window)?;
     let domid: DomId = store::own_domid(&mut store)?;
+    if let Source::Pv(info) = boot.source {
+        shared.publish(pv::frame_list(info, translation)?);
+    }
     let machine = Box::leak(Box::new(Machine {
-        domid,
+        domid: Cell::new(domid),
+        life: Cell::new(0),
+        mapped: Cell::new(0),
         translation,
+        source: boot.source,
         shared,
+        shared_at: at,
         frames: RefCell::new(Pool::new(boot.frames.start + heap..boot.frames.end)),
         window: RefCell::new(window),
         table: RefCell::new(table),

@@ -11,6 +11,8 @@ use crate::hypercall::{DOMID_SELF, Errno, HypercallError, Number, operate};
 pub struct Channel {
     guest: Guest,
     port: EvtchnPort,
+    /// The guest's when it was allocated: in another one the number is nobody's, or somebody else's.
+    life: u32,
 }
 
 pub(crate) fn alloc_unbound(guest: Guest, peer: DomId) -> Result<Channel, EvtchnError> {
@@ -59,7 +61,12 @@ impl Channel {
     fn new(guest: Guest, port: EvtchnPort) -> Self {
         // Whoever had the number before may have left it masked.
         guest.shared().unmask(port);
-        Self { guest, port }
+        let life = guest.life();
+        Self { guest, port, life }
+    }
+
+    fn is_open(&self) -> bool {
+        self.life == self.guest.life()
     }
 }
 
@@ -69,21 +76,29 @@ impl platform::Channel for Channel {
     }
 
     fn notify(&self) -> Result<(), PlatformError> {
-        Ok(send(self.port)?)
+        if self.is_open() {
+            send(self.port)?;
+        }
+        Ok(())
     }
 
     fn take_pending(&self) -> Result<bool, PlatformError> {
-        Ok(self.guest.shared().take(self.port))
+        Ok(self.is_open() && self.guest.shared().take(self.port))
     }
 
     fn unmask(&self) -> Result<(), PlatformError> {
-        self.guest.shared().unmask(self.port);
+        if self.is_open() {
+            self.guest.shared().unmask(self.port);
+        }
         Ok(())
     }
 }
 
 impl Drop for Channel {
     fn drop(&mut self) {
+        if !self.is_open() {
+            return;
+        }
         let mut argument = Port {
             port: self.port.get(),
         };

@@ -16,6 +16,8 @@ pub struct Granted {
     pages: RawPages,
     pfn: u32,
     gref: GrantRef,
+    /// The guest's when it was granted: in another one nobody can reach it.
+    life: u32,
     /// Whether the peer can still use the reference.
     live: bool,
 }
@@ -44,12 +46,22 @@ pub(crate) fn alloc(guest: Guest, peer: DomId, access: Access) -> Result<Granted
             pages,
             pfn,
             gref,
+            life: guest.life(),
             live: true,
         }),
         Err(error) => {
             machine.frames.borrow_mut().give(pfn, 1);
             Err(error)
         }
+    }
+}
+
+/// Nobody has anything mapped of a guest that was restored.
+pub(crate) fn forget(guest: Guest) {
+    let machine = guest.machine();
+    machine.table.borrow_mut().forget();
+    for (pfn, _) in machine.quarantine.take() {
+        machine.frames.borrow_mut().give(pfn, 1);
     }
 }
 
@@ -83,10 +95,10 @@ impl platform::Granted for Granted {
     }
 
     fn try_revoke(&mut self) -> Result<(), GrantStatus> {
-        if self.live {
+        if self.live && self.life == self.guest.life() {
             self.guest.machine().table.borrow_mut().end(self.gref)?;
-            self.live = false;
         }
+        self.live = false;
         Ok(())
     }
 }
@@ -95,7 +107,9 @@ impl Drop for Granted {
     fn drop(&mut self) {
         let machine = self.guest.machine();
         if platform::Granted::try_revoke(self).is_ok() {
-            machine.table.borrow_mut().give_back(self.gref);
+            if self.life == self.guest.life() {
+                machine.table.borrow_mut().give_back(self.gref);
+            }
             machine.frames.borrow_mut().give(self.pfn, 1);
         } else {
             let mut quarantine = machine.quarantine.borrow_mut();

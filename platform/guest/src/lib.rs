@@ -36,7 +36,9 @@ mod pool;
 mod power;
 mod shared;
 mod store;
+mod suspend;
 mod table;
+pub mod toolstack;
 
 pub use boot::StartError;
 pub use console::write_text;
@@ -48,6 +50,7 @@ pub use mapping::Mapping;
 pub use platform::Guest;
 pub use power::{Reason, shutdown};
 pub use store::{GuestStore, StoreRing, StoreRingError};
+pub use suspend::{Resumed, SuspendError};
 
 /// Makes `$main`, a `fn(Guest, GuestStore)`, what an image runs, with everything that a program without a standard library
 /// lacks: an allocator, and what happens on a panic.

@@ -83,6 +83,7 @@ pub(crate) fn map(
             return Err(GrantError::Refused { peer, gref, status });
         }
         mapping.handles.push(request.handle);
+        machine.mapped.update(|mapped| mapped + 1);
     }
     Ok(mapping)
 }
@@ -98,6 +99,7 @@ impl Drop for Mapping {
             };
             let done = grant_table_op(Op::UNMAP_GRANT_REF, &mut request);
             debug_assert!(done.is_ok() && request.status.is_okay());
+            machine.mapped.update(|mapped| mapped - 1);
         }
         let count = u32::try_from(self.pages.len() / PAGE).unwrap_or(0);
         machine.window.borrow_mut().give(self.at, count);

@@ -1,6 +1,6 @@
 //! The platform.
 
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::fmt;
 use core::time::Duration;
 
@@ -9,7 +9,7 @@ use ringfence_core::platform::{
 };
 use ringfence_core::{DomId, EvtchnPort, GrantRef};
 
-use crate::boot::COMMAND_LINE;
+use crate::boot::{COMMAND_LINE, Source};
 use crate::evtchn::{self, Channel};
 use crate::grants::{self, Granted, Quarantine};
 use crate::mapping::{self, Mapping};
@@ -21,9 +21,17 @@ use crate::table::GrantTable;
 
 /// All there is of a guest. One processor, no interrupts: cells suffice.
 pub(crate) struct Machine {
-    pub(crate) domid: DomId,
+    /// Another one after having been saved.
+    pub(crate) domid: Cell<DomId>,
+    /// Counts the domains that this guest was: what was granted and allocated in an earlier one is no more.
+    pub(crate) life: Cell<u32>,
+    /// Pages of others that are mapped.
+    pub(crate) mapped: Cell<usize>,
     pub(crate) translation: Translation,
+    pub(crate) source: Source,
     pub(crate) shared: &'static SharedInfo,
+    /// Where that is in the window.
+    pub(crate) shared_at: u32,
     pub(crate) frames: RefCell<Pool>,
     pub(crate) window: RefCell<Pool>,
     pub(crate) table: RefCell<GrantTable>,
@@ -37,7 +45,7 @@ pub struct Guest(pub(crate) &'static Machine);
 
 impl fmt::Debug for Guest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Guest(domain {})", self.0.domid)
+        write!(f, "Guest(domain {})", self.0.domid.get())
     }
 }
 
@@ -63,7 +71,7 @@ impl Guest {
         self.0.shared.wait(ports, timeout)
     }
 
-    /// Time since Xen started.
+    /// Time since Xen started. It is another one's after the guest was saved and restored.
     pub fn now(self) -> Duration {
         self.0.shared.now()
     }
@@ -83,6 +91,11 @@ impl Guest {
         }
     }
 
+    /// Which of its lives this guest is in.
+    pub(crate) fn life(self) -> u32 {
+        self.0.life.get()
+    }
+
     /// Pages that are free.
     pub fn free_pages(self) -> u32 {
         self.0.frames.borrow().free()
@@ -96,7 +109,7 @@ impl Platform for Guest {
     type Store = GuestStore;
 
     fn domid(&self) -> DomId {
-        self.0.domid
+        self.0.domid.get()
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -8,6 +8,7 @@ use core::time::Duration;
 use ringfence_core::platform::PlatformError;
 use ringfence_core::{EvtchnPort, PAGE, SharedMem};
 use ringfence_mem::RawPages;
+use zerocopy::IntoBytes as _;
 
 use crate::hypercall::{HypercallError, Number, operate};
 
@@ -21,6 +22,8 @@ const TIME: usize = 32;
 const PENDING: usize = 2048;
 /// `evtchn_mask`.
 const MASK: usize = 2560;
+/// `arch.max_pfn`, then `pfn_to_mfn_frame_list_list`, `nmi_reason`, `p2m_cr3`, `p2m_vaddr`, `p2m_generation`.
+const ARCH: usize = 3088;
 /// `wc_version`, `wc_sec`, `wc_nsec`, `wc_sec_hi`.
 const WALL_CLOCK: usize = 3072;
 
@@ -37,6 +40,16 @@ struct SchedPoll {
     timeout: u64,
 }
 
+/// Where a PV guest's list of machine frames is, for who saves it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct FrameList {
+    /// Entries.
+    pub(crate) len: u64,
+    /// The machine address of the page tables in which `address` is one.
+    pub(crate) root: u64,
+    pub(crate) address: u64,
+}
+
 /// The page.
 #[derive(Debug)]
 pub(crate) struct SharedInfo(RawPages);
@@ -47,9 +60,20 @@ impl SharedInfo {
     pub(crate) unsafe fn new(at: NonNull<u8>) -> Self {
         // SAFETY: as promised.
         let page = Self(unsafe { RawPages::new(at, PAGE) });
-        // Nobody calls us: we look. An upcall would write where code for the host's target keeps what it has in hand.
-        page.0.write(UPCALL_MASK, &[1]);
+        page.mask_upcalls();
         page
+    }
+
+    /// Nobody calls us: we look. An upcall would write where code for the host's target keeps what it has in hand.
+    pub(crate) fn mask_upcalls(&self) {
+        self.0.write(UPCALL_MASK, &[1]);
+    }
+
+    /// Says where the list is. Whoever saves us looks before we are told of it. It is a linear list, which toolstacks know
+    /// since Xen 4.6; ~0 is no tree.
+    pub(crate) fn publish(&self, list: FrameList) {
+        let words = [list.len, u64::MAX, 0, list.root, list.address, 0];
+        self.0.write(ARCH, words.as_bytes());
     }
 
     fn bit(&self, array: usize, port: EvtchnPort) -> (&AtomicU64, u64) {

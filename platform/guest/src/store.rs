@@ -58,6 +58,13 @@ impl StoreRing {
         self.port
     }
 
+    /// Throws away what the store said to the domain that we were.
+    pub(crate) fn forget(&mut self) -> Result<(), StoreRingError> {
+        let mut room = [0; 256];
+        while self.recv(&mut room)? > 0 {}
+        Ok(())
+    }
+
     fn ring(&self, moved: usize) -> Result<usize, StoreRingError> {
         if moved > 0 {
             evtchn::send(self.port).map_err(PlatformError::from)?;

@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::boot::StartError;
 use crate::hypercall::{DOMID_SELF, HypercallError, Number, call};
-use crate::memory::{Translation, XenPage, page};
+use crate::memory::{Translation, XenPage, page, remap};
 use crate::pool::Pool;
 
 /// The most pages of the table that are used, with 512 entries each.
@@ -47,20 +47,14 @@ pub(crate) struct GrantTable {
     entries: RawPages,
     refs: Pool,
     limit: u32,
+    /// Where it is in the window, and how many pages.
+    at: u32,
+    count: u32,
 }
 
 impl GrantTable {
     /// Maps it at the start of `window`, as many pages as Xen gives of those.
     pub(crate) fn open(translation: Translation, window: &mut Pool) -> Result<Self, StartError> {
-        let mut version = GetVersion {
-            dom: DOMID_SELF,
-            ..GetVersion::default()
-        };
-        grant_table_op(Op::GET_VERSION, &mut version)?;
-        if version.version != 1 {
-            let (op, errno) = ("use a grant table of version 2", 22);
-            return Err(PlatformError { op, errno }.into());
-        }
         let mut size = QuerySize {
             dom: DOMID_SELF,
             ..QuerySize::default()
@@ -68,30 +62,33 @@ impl GrantTable {
         grant_table_op(Op::QUERY_SIZE, &mut size)?;
         okay(size.status)?;
         let count = size.max_nr_frames.min(MAX_FRAMES);
-        let mut frames = [0; MAX_FRAMES as usize];
-        if matches!(translation, Translation::Pv(..)) {
-            let mut setup = SetupTable {
-                dom: DOMID_SELF,
-                nr_frames: count,
-                status: GrantStatus::GENERAL_ERROR,
-                frame_list: frames.as_mut_ptr(),
-            };
-            grant_table_op(Op::SETUP_TABLE, &mut setup)?;
-            okay(setup.status)?;
-        }
         let none = StartError::GrantTable(GrantStatus::NO_SPACE);
         let at = window.take_run(count).ok_or(none)?;
-        // The last first: where Xen is told page by page, the table then grows once.
-        for (nth, frame) in (0..count).zip(frames).rev() {
-            translation.map_xen_page(at + nth, XenPage::GrantTable(nth, frame))?;
-        }
+        map(translation, at, count)?;
         let end = count * ENTRIES;
         Ok(Self {
-            // SAFETY: just mapped, for good.
+            // SAFETY: just mapped, and whenever it is not nobody uses it.
             entries: unsafe { RawPages::new(page(at), count as usize * PAGE) },
             refs: Pool::new(NR_RESERVED_ENTRIES..end),
             limit: end - NR_RESERVED_ENTRIES,
+            at,
+            count,
         })
+    }
+
+    /// Takes it out of the page tables (PV), which must name nothing that is not ours while we are saved.
+    pub(crate) fn unmap(&self) -> Result<(), HypercallError> {
+        (self.at..self.at + self.count).try_for_each(|at| remap(at, 0))
+    }
+
+    /// Maps it again, with all there was in it.
+    pub(crate) fn map_again(&self, translation: Translation) -> Result<(), StartError> {
+        map(translation, self.at, self.count)
+    }
+
+    /// This domain is another one, and has granted nothing.
+    pub(crate) fn forget(&mut self) {
+        self.refs = Pool::new(NR_RESERVED_ENTRIES..self.count * ENTRIES);
     }
 
     /// How many references there are.
@@ -136,6 +133,35 @@ impl GrantTable {
     }
 }
 
+/// Maps as many pages of it, in a table of version 1.
+fn map(translation: Translation, at: u32, count: u32) -> Result<(), StartError> {
+    let mut version = GetVersion {
+        dom: DOMID_SELF,
+        ..GetVersion::default()
+    };
+    grant_table_op(Op::GET_VERSION, &mut version)?;
+    if version.version != 1 {
+        let (op, errno) = ("use a grant table of version 2", 22);
+        return Err(PlatformError { op, errno }.into());
+    }
+    let mut frames = [0; MAX_FRAMES as usize];
+    if matches!(translation, Translation::Pv(..)) {
+        let mut setup = SetupTable {
+            dom: DOMID_SELF,
+            nr_frames: count,
+            status: GrantStatus::GENERAL_ERROR,
+            frame_list: frames.as_mut_ptr(),
+        };
+        grant_table_op(Op::SETUP_TABLE, &mut setup)?;
+        okay(setup.status)?;
+    }
+    // The last first: where Xen is told page by page, the table then grows once.
+    for (nth, frame) in (0..count).zip(frames).rev() {
+        translation.map_xen_page(at + nth, XenPage::GrantTable(nth, frame))?;
+    }
+    Ok(())
+}
+
 fn okay(status: GrantStatus) -> Result<(), StartError> {
     if status.is_okay() {
         Ok(())
@@ -170,6 +196,8 @@ mod tests {
             entries,
             refs: Pool::new(8..512),
             limit: 504,
+            at: 0,
+            count: 1,
         };
         let gref = table.grant(DomId::new(3), 0x1234, Access::ReadOnly);
         assert_eq!(gref, Some(GrantRef::new(8)));
@@ -191,6 +219,8 @@ mod tests {
             Some(GrantRef::new(9))
         );
         table.give_back(gref);
+        assert_eq!(table.grant(DomId::new(3), 1, Access::ReadWrite), Some(gref));
+        table.forget();
         assert_eq!(table.grant(DomId::new(3), 1, Access::ReadWrite), Some(gref));
     }
 }

@@ -1,4 +1,5 @@
-//! A disk of a guest kernel, waited for: one thread, nothing else to do.
+//! A disk of a guest kernel, waited for: one thread, nothing else to do but what the toolstack asks for, which may be to be saved
+//! in the middle of it.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -14,11 +15,15 @@ use core::error::Error;
 use core::time::Duration;
 
 use ext4_view::Ext4Read;
-use ringfence_blkfront::{Armed, Buffer, Completion, Counters, Event, Frontend, Op, Serviced};
-use ringfence_core::platform::Channel as _;
+use log::info;
+use ringfence_blkfront::{
+    Armed, Buffer, Completion, Counters, Event, Frontend, Op, Reason, Serviced,
+};
+use ringfence_core::platform::{Channel as _, Platform as _};
 use ringfence_core::store::Store as _;
 use ringfence_core::{PAGE, Sector, SectorCount};
-use ringfence_guest::{Guest, GuestStore};
+use ringfence_guest::toolstack::{self, Request};
+use ringfence_guest::{Guest, GuestStore, Resumed, shutdown};
 
 /// Whatever went wrong, in words.
 pub type Result<T> = core::result::Result<T, Box<dyn Error>>;
@@ -33,6 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A connected disk.
 pub struct Disk {
     guest: Guest,
+    store: Box<GuestStore>,
     front: Frontend<Guest>,
     bytes: u64,
     idle: Vec<Buffer<Guest>>,
@@ -46,41 +52,82 @@ impl Disk {
     ///
     /// # Errors
     /// The backend has none, or nobody answers.
-    pub fn connect(guest: Guest, store: &mut GuestStore, dir: &str) -> Result<Self> {
-        let mut front = Frontend::new(guest, dir)?;
-        loop {
-            match front.step(store)? {
-                Some(Event::Connected(info)) => {
-                    let bytes = info.sectors.bytes().unwrap_or(0);
-                    let idle = Vec::new();
-                    return Ok(Self {
-                        guest,
-                        front,
-                        bytes,
-                        idle,
-                    });
-                }
-                Some(event) => return Err(format!("{dir}: {event:?}").into()),
-                None => store.wait(Some(PATIENCE))?,
-            }
-            while store.next_watch()?.is_some() {}
+    pub fn connect(guest: Guest, store: Box<GuestStore>, dir: &str) -> Result<Self> {
+        let mut disk = Self {
+            guest,
+            store,
+            front: Frontend::new(guest, dir)?,
+            bytes: 0,
+            idle: Vec::new(),
+        };
+        disk.step()?;
+        while disk.front.info().is_none() {
+            disk.store.wait(Some(PATIENCE))?;
+            disk.news()?;
         }
+        Ok(disk)
     }
 
-    /// Lets go of it, in order.
+    /// Lets go of it, in order. Gives back the store.
     ///
     /// # Errors
     /// The store failed.
-    pub fn close(&mut self, store: &mut GuestStore) -> Result<()> {
+    pub fn close(mut self) -> Result<Box<GuestStore>> {
         self.idle.clear();
         self.front.close();
         while !matches!(
-            self.front.step(store)?,
+            self.front.step(&mut *self.store)?,
             Some(Event::Disconnected | Event::Closed)
         ) {
-            store.wait(Some(PATIENCE))?;
-            while store.next_watch()?.is_some() {}
+            self.store.wait(Some(PATIENCE))?;
+            while self.store.next_watch()?.is_some() {}
         }
+        Ok(self.store)
+    }
+
+    /// Follows the backend.
+    fn step(&mut self) -> Result<()> {
+        while let Some(event) = self.front.step(&mut *self.store)? {
+            match event {
+                Event::Connected(info) | Event::Resized(info) => {
+                    self.bytes = info.sectors.bytes().unwrap_or(0);
+                }
+                Event::Closing | Event::Disconnected => {}
+                event => return Err(format!("{}: {event:?}", self.front.dir()).into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the store says, if it says anything.
+    fn news(&mut self) -> Result<()> {
+        let mut any = false;
+        while self.store.next_watch()?.is_some() {
+            any = true;
+        }
+        if any {
+            match toolstack::take(&mut *self.store)? {
+                Some(Request::Suspend) => self.suspend()?,
+                Some(Request::Poweroff) => shutdown(ringfence_guest::Reason::Poweroff),
+                Some(Request::Reboot) => shutdown(ringfence_guest::Reason::Reboot),
+                None => {}
+            }
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    fn suspend(&mut self) -> Result<()> {
+        let open = self.front.in_flight();
+        let domid = self.guest.domid();
+        if self.guest.suspend(&mut *self.store)? == Resumed::Restored {
+            toolstack::listen(&mut *self.store)?;
+            self.front.resume()?;
+            // Nobody can reach their pages any more.
+            self.idle.clear();
+        }
+        let now = self.guest.domid();
+        info!("saved as domain {domid} with {open} requests in flight, goes on as domain {now}");
         Ok(())
     }
 
@@ -103,9 +150,11 @@ impl Disk {
                 over.result?;
                 return Ok(over);
             }
+            self.news()?;
             if self.front.arm() == Armed::Sleep {
-                let port = self.front.channel().ok_or("the backend is gone")?.port();
-                self.guest.wait(&[port], Some(PATIENCE))?;
+                let mut ports = vec![self.store.transport().port()];
+                ports.extend(self.front.channel().map(|channel| channel.port()));
+                self.guest.wait(&ports, Some(PATIENCE))?;
             }
         }
     }
@@ -186,8 +235,15 @@ impl Disk {
                     buffer.write_at(0, &data)?;
                 }
                 let at = next * REQUEST;
-                let tag = self.front.submit(op, Sector::new(at / 512), buffer);
-                places.push((tag.map_err(|rejected| rejected.reason)?, next));
+                match self.front.submit(op, Sector::new(at / 512), buffer) {
+                    Ok(tag) => places.push((tag, next)),
+                    // After the answers to what is older.
+                    Err(rejected) if matches!(rejected.reason, Reason::Repeating { .. }) => {
+                        self.idle.push(rejected.buffer);
+                        break;
+                    }
+                    Err(rejected) => return Err(rejected.reason.into()),
+                }
                 (next, open) = (next + 1, open + 1);
             }
             let over = self.complete()?;

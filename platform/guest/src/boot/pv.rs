@@ -4,9 +4,10 @@ use core::ptr::NonNull;
 
 use ringfence_core::{EvtchnPort, PAGE};
 
-use super::{Boot, COMMAND_LINE, Ring, StartError};
+use super::{Boot, COMMAND_LINE, Given, Ring, Source, StartError};
 use crate::hypercall::{DOMID_SELF, HypercallError, Number, call};
 use crate::memory::{OURS, Translation, WINDOW, page, pfn_of, remap};
+use crate::shared::FrameList;
 
 /// Entries of a page table.
 const ENTRIES: u32 = 512;
@@ -61,7 +62,7 @@ struct MmuUpdate {
 unsafe fn pfn_of_machine(frame: u64) -> Result<u32, StartError> {
     let at = MACHINE_TO_PFN + frame as usize * size_of::<u64>();
     // SAFETY: Xen maps the list for all memory there is, to be read.
-    let pfn = unsafe { core::ptr::with_exposed_provenance::<u64>(at).read() };
+    let pfn = unsafe { core::ptr::with_exposed_provenance::<u64>(at).read_volatile() };
     u32::try_from(pfn).map_err(|_| StartError::Memory { pages: pfn })
 }
 
@@ -90,11 +91,11 @@ unsafe fn below(table: NonNull<u8>, index: usize) -> Result<NonNull<u8>, StartEr
 /// # Safety
 /// Called once, with what Xen gave in rsi and rsp: no other memory is in use but the image's.
 pub(crate) unsafe fn take_over(
-    info: NonNull<StartInfo>,
+    start_info: NonNull<StartInfo>,
     built_end: usize,
 ) -> Result<Boot, StartError> {
-    // SAFETY: Xen's struct, which it does not change while we run.
-    let info = unsafe { info.as_ref() };
+    // SAFETY: the builder's struct, which nobody changes before we are saved.
+    let info = unsafe { start_info.as_ref() };
     let pages = info.nr_pages;
     let nr_pages = u32::try_from(pages).map_err(|_| StartError::Memory { pages })?;
     let list = core::ptr::with_exposed_provenance_mut(info.mfn_list as usize);
@@ -116,6 +117,19 @@ pub(crate) unsafe fn take_over(
     for table in (0..usable.div_ceil(ENTRIES)).chain(WINDOW.start / ENTRIES..WINDOW.end / ENTRIES) {
         tables.ensure(table)?;
     }
+    Ok(Boot {
+        translation,
+        source: Source::Pv(start_info),
+        given: given(start_info)?,
+        command_line: info.cmd_line,
+        frames: tables.next..usable,
+    })
+}
+
+/// What `start_info` says now.
+pub(super) fn given(info: NonNull<StartInfo>) -> Result<Given, StartError> {
+    // SAFETY: the builder's struct, which the toolstack writes while we do not run.
+    let info = unsafe { info.read_volatile() };
     let ring = |frame, port| {
         // SAFETY: pages that the builder took from our memory.
         let pfn = unsafe { pfn_of_machine(frame)? };
@@ -125,13 +139,46 @@ pub(crate) unsafe fn take_over(
             port,
         })
     };
-    Ok(Boot {
-        translation,
+    Ok(Given {
         shared_info: info.shared_info,
         store: ring(info.store_mfn, info.store_evtchn)?,
         console: ring(info.console_mfn, info.console_evtchn)?,
-        command_line: info.cmd_line,
-        frames: tables.next..usable,
+    })
+}
+
+/// Replaces the frames of both rings in `start_info`: there our own numbers stand while we are saved, since only those are the
+/// same afterwards.
+pub(crate) fn set_rings(
+    info: NonNull<StartInfo>,
+    mut frame: impl FnMut(u64) -> Result<u64, StartError>,
+) -> Result<(), StartError> {
+    let at = info.as_ptr();
+    // SAFETY: fields of the builder's struct, which is ours while we run.
+    for field in unsafe { [&raw mut (*at).store_mfn, &raw mut (*at).console_mfn] } {
+        // SAFETY: as above.
+        unsafe { field.write_volatile(frame(field.read_volatile())?) };
+    }
+    Ok(())
+}
+
+/// Our own number of a machine frame of ours.
+pub(crate) fn own_number(frame: u64) -> Result<u64, StartError> {
+    // SAFETY: callers ask for what `start_info` has.
+    Ok(unsafe { pfn_of_machine(frame)? }.into())
+}
+
+/// Where the list of machine frames is, for who saves us.
+pub(crate) fn frame_list(
+    info: NonNull<StartInfo>,
+    translation: Translation,
+) -> Result<FrameList, StartError> {
+    // SAFETY: the builder's struct.
+    let info = unsafe { info.read_volatile() };
+    let root = pfn_of(info.pt_base as usize).and_then(|pfn| translation.frame(pfn));
+    Ok(FrameList {
+        len: info.nr_pages,
+        root: root.ok_or(StartError::NoTables)? << 12,
+        address: info.mfn_list,
     })
 }
 

@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 
 use ringfence_core::{EvtchnPort, PAGE};
 
-use super::{Boot, COMMAND_LINE, Ring, StartError};
+use super::{Boot, COMMAND_LINE, Given, Ring, Source, StartError};
 use crate::hypercall::{DOMID_SELF, Number, Way, enter_by, operate};
 use crate::memory::{Translation, WINDOW};
 
@@ -89,6 +89,17 @@ pub(crate) unsafe fn take_over(info: u32, image_end: u32) -> Result<Boot, StartE
             }
         }
     }
+    Ok(Boot {
+        translation: Translation::Pvh,
+        source: Source::Pvh,
+        given: given()?,
+        command_line,
+        frames,
+    })
+}
+
+/// What the parameters of this domain say now.
+pub(super) fn given() -> Result<Given, StartError> {
     let ring = |[page, port]: [u32; 2]| {
         let (frame, value) = (param(page)?, param(port)?);
         let none = |index, value| StartError::Param { index, value };
@@ -97,13 +108,10 @@ pub(crate) unsafe fn take_over(info: u32, image_end: u32) -> Result<Boot, StartE
         let port = EvtchnPort::new(number);
         Ok::<_, StartError>(Ring { page: at, port })
     };
-    Ok(Boot {
-        translation: Translation::Pvh,
+    Ok(Given {
         shared_info: 0,
         store: ring(STORE)?,
         console: ring(CONSOLE)?,
-        command_line,
-        frames,
     })
 }
 

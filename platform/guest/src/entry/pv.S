@@ -47,6 +47,9 @@ ringfence_pv_entry:
 
     .pushsection .bss.stack, "aw", @nobits
     .balign 4096
+    .globl ringfence_stack_guard
+ringfence_stack_guard:
+    .skip 4096
     .skip 262144
     .globl ringfence_stack_top
 ringfence_stack_top:

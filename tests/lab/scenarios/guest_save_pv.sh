@@ -1,0 +1,10 @@
+# A guest kernel of ours is saved to a file in the middle of its load, and restored, twice; it writes and verifies on.
+# shows: ringfence backend: our guest kernel, PV, saved and restored under load
+# needs: ringfence, guest-image
+# set: all
+# seconds: 240
+ringfence_backend
+image_disks
+mark
+export type=pv extra=rounds=60
+. /lab/save_image.sh
