@@ -10,7 +10,7 @@ mod table;
 
 use anyhow::{Context, Result, bail};
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::process::{cargo, found, root, run};
@@ -38,7 +38,7 @@ const PROGRAMS: [(&str, &str); 3] = [
 pub(crate) fn run_demo(options: &Options) -> Result<()> {
     let missing: Vec<_> = PROGRAMS
         .iter()
-        .filter(|(program, _)| !available(program))
+        .filter(|(program, _)| !found(program))
         .collect();
     if let Some((program, package)) = missing.first() {
         bail!("{program} is missing: apt-get install {package}");
@@ -76,7 +76,7 @@ pub(crate) fn run_demo(options: &Options) -> Result<()> {
     let ext4 = source::is_ext4(&copy)?;
     if ext4 {
         println!("checking the copy with e2fsck -fn");
-        let status = tool("e2fsck")
+        let status = Command::new("e2fsck")
             .args(["-fn"])
             .arg(&copy)
             .status()
@@ -96,18 +96,4 @@ fn ringfence() -> Result<PathBuf> {
     path.is_file()
         .then_some(path.clone())
         .with_context(|| format!("{} was not built", path.display()))
-}
-
-/// The administrator's programs are not on an ordinary user's path.
-fn tool(program: &str) -> Command {
-    let sbin = Path::new("/usr/sbin").join(program);
-    if found(program) {
-        Command::new(program)
-    } else {
-        Command::new(sbin)
-    }
-}
-
-fn available(program: &str) -> bool {
-    found(program) || Path::new("/usr/sbin").join(program).is_file()
 }

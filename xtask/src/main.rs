@@ -18,6 +18,7 @@ mod programs;
 mod test;
 mod weaken;
 
+use anyhow::Result;
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -50,19 +51,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Command::parse() {
-        Command::Demo(options) => demo::run_demo(&options),
-        Command::Test(options) => test::run(&options),
-        Command::Abi => abi::run(),
-        Command::Weaken(options) => weaken::run(&options),
-        Command::Ci => ci::run(),
-        Command::Licences => licences::run(),
-        Command::Bench(options) => bench::run(&options),
-        Command::Lab(options) => lab::run(&options),
-        Command::Image(options) => image::run(&options),
-        Command::Deb(options) => deb::run(&options),
-        Command::Fuzz(options) => fuzz::run(&options),
-    };
+    let command = Command::parse();
+    let result = process::with_sbin().and_then(|()| run(&command));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -70,6 +60,22 @@ fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Demo(options) => demo::run_demo(options),
+        Command::Test(options) => test::run(options),
+        Command::Abi => abi::run(),
+        Command::Weaken(options) => weaken::run(options),
+        Command::Ci => ci::run(),
+        Command::Licences => licences::run(),
+        Command::Bench(options) => bench::run(options),
+        Command::Lab(options) => lab::run(options),
+        Command::Image(options) => image::run(options),
+        Command::Deb(options) => deb::run(options),
+        Command::Fuzz(options) => fuzz::run(options),
     }
 }
 

@@ -22,6 +22,26 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// Goes on with the administrator's programs on the path, which an ordinary user's is without: `mke2fs` and their like.
+pub(crate) fn with_sbin() -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    if sbin.iter().all(|dir| dirs.contains(dir)) {
+        return Ok(());
+    }
+    dirs.extend(
+        sbin.into_iter()
+            .filter(|dir| !dirs.contains(dir))
+            .collect::<Vec<_>>(),
+    );
+    let error = Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .env("PATH", std::env::join_paths(dirs)?)
+        .exec();
+    Err(error).context("cannot run xtask again")
+}
+
 /// Whether a program of this name is on the path.
 pub(crate) fn found(program: &str) -> bool {
     std::env::var_os("PATH")

@@ -4,9 +4,8 @@ use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
-use super::tool;
 use crate::process::{output_of, root};
 
 /// Size of the image that is made when none is given.
@@ -54,7 +53,7 @@ pub(crate) fn make(dir: &Path) -> Result<PathBuf> {
     )?;
     let image = dir.join("source.img");
     File::create(&image)?.set_len(MIB * 1024 * 1024)?;
-    let status = tool("mkfs.ext4")
+    let status = Command::new("mkfs.ext4")
         .args(["-q", "-F", "-d"])
         .arg(&tree)
         .arg(&image)
