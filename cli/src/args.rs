@@ -64,6 +64,11 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Have a driver domain go on with this program; its guests stay connected
+    Upgrade {
+        /// The domain's name
+        name: String,
+    },
     /// Read and write XenStore as the control domain
     #[command(subcommand)]
     Xenstore(Xenstore),
@@ -212,6 +217,11 @@ pub enum DomainMain {
         /// Try to reach these instead of serving, as JSON
         #[arg(long)]
         probe: Option<String>,
+    },
+    /// Nothing: says by its status whether it knows journals of this version
+    KnowsJournal {
+        /// The version
+        version: u64,
     },
     /// A guest
     Guest {

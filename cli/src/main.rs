@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use ringfence_cli::args::{Cli, Command, DomainMain, Platform};
-use ringfence_cli::{backend, block, domains, guest, host, xen, xenstore, xenstored};
+use ringfence_cli::{backend, block, domains, guest, host, upgrade, xen, xenstore, xenstored};
 use ringfence_hosted::RunDir;
 use ringfence_hosted::admin::Client;
 use tracing_subscriber::EnvFilter;
@@ -46,6 +46,7 @@ fn run(cli: &Cli) -> Result<u8> {
                 };
                 run(options, targets.as_ref()).map(|()| 0)
             }
+            DomainMain::KnowsJournal { version } => Ok(upgrade::knows(*version)),
             DomainMain::Guest { vdevs, work } => guest::run(vdevs, work),
         };
     }
@@ -70,6 +71,7 @@ fn run(cli: &Cli) -> Result<u8> {
             block::list(&Client::connect(&run_dir)?, guest.as_deref(), *json)?
         }
         Command::Xenstore(command) => xenstore::run(&run_dir, command)?,
+        Command::Upgrade { name } => upgrade::hosted(&Client::connect(&run_dir)?, name)?,
         Command::Shutdown => Client::connect(&run_dir)?.shutdown()?,
         Command::Xenstored(_) | Command::DomainMain(_) => {}
     }

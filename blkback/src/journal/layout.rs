@@ -26,6 +26,9 @@ pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"RFJOURNL");
 /// The version of everything in this file.
 pub const VERSION: u64 = 1;
 
+/// The first two words of every journal, of this and of any version: what it is, and its version.
+pub const STAMP: [u64; 2] = [MAGIC, VERSION];
+
 // The header.
 pub(super) const AT_MAGIC: usize = 0;
 pub(super) const AT_VERSION: usize = 1;

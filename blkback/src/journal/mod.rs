@@ -30,7 +30,7 @@ pub use found::{Entry, Found, Plan};
 pub use header::{
     Header, QueueHeader, begin_recovery, complete, end_recovery, is_empty, is_flush_lost,
 };
-pub use layout::{BYTES, MAX_PAGES, MAX_QUEUES, MAX_SLOTS, VERSION};
+pub use layout::{BYTES, MAX_PAGES, MAX_QUEUES, MAX_SLOTS, STAMP, VERSION};
 pub use queue::Queue;
 pub use record::Record;
 

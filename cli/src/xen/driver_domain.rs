@@ -3,7 +3,9 @@
 use std::os::fd::AsFd as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use ringfence_blkback::service::Toolstack;
@@ -16,13 +18,13 @@ use ringfence_process::child::Exit;
 use ringfence_process::restart::RestartPolicy;
 
 use super::driver_domain_checks as checks;
-use super::supervisor::Supervisor;
+use super::supervisor::{Ended, Supervisor};
 use super::supervisor_files::Files;
 use super::supervisor_journals::Journals;
 use super::supervisor_link::Identity;
 use crate::args::{DriverDomain, Restart};
 use crate::backend::{self, ProbeTargets};
-use crate::signals::Stop;
+use crate::signals::{Reload, Stop};
 
 /// Who makes the disks of domain `domid`.
 pub(super) const fn toolstack(domid: DomId) -> Toolstack {
@@ -74,21 +76,35 @@ pub(super) fn run(run_dir: Option<&Path>, wanted: &DriverDomain) -> Result<u8> {
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
 
     let stop = Stop::install().context("cannot catch signals")?;
+    let reload = Reload::install().context("cannot catch signals")?;
+    // While it is the one that runs: what replaces the file has the same name.
+    let on_disk = std::env::current_exe().context("/proc/self/exe")?;
     let toolstack = toolstack(domid);
     tracing::info!(%domid, types = ?backend::types(&toolstack), "serving as a driver domain");
     let program = "/proc/self/exe".into();
     let journals = run_dir.path().join("journal");
     let journals = Journals::new(&journals).with_context(|| journals.display().to_string())?;
+    journals.sweep(domid, &mut store);
+    journals.check()?;
     let files = Files::new(domid, toolstack, store, ByPath).with_journals(journals);
     let mut supervisor = Supervisor::new(identity, files, program, arguments, restart);
     if let Some(lock) = lock {
         supervisor = supervisor.with_lock(lock.into());
     }
-    let exit = supervisor.run(stop.as_fd())?;
+    let ended = supervisor.run(stop.as_fd(), &reload, &on_disk)?;
     drop(probe);
-    Ok(match exit {
-        Exit::Code(code) => u8::try_from(code).unwrap_or(1),
-        Exit::Signal(signal) => 128_u8.saturating_add(u8::try_from(signal).unwrap_or(127)),
+    Ok(match ended {
+        Ended::Exit(Exit::Code(code)) => u8::try_from(code).unwrap_or(1),
+        Ended::Exit(Exit::Signal(signal)) => {
+            128_u8.saturating_add(u8::try_from(signal).unwrap_or(127))
+        }
+        Ended::Next(program) => {
+            tracing::info!(program = %program.display(), "going on with another program");
+            // The same process number, so that whoever watches over us sees no end. All descriptors but the streams close.
+            let arguments = std::env::args_os().skip(1);
+            let error = Command::new(&program).args(arguments).exec();
+            return Err(error).with_context(|| program.display().to_string());
+        }
     })
 }
 

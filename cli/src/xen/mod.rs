@@ -31,6 +31,9 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::BlockList { guest, json } => {
             return block::list(guest.as_deref(), *json).map(|()| 0);
         }
+        Command::Upgrade { .. } => bail!(
+            "on Xen the service goes on with the program that is on disk when it is sent SIGHUP: systemctl reload ringfence-driver-domain"
+        ),
         Command::Xenstore(_) => "xenstore",
         Command::Xenstored(_) => "xenstored",
         Command::Shutdown => "shutdown",

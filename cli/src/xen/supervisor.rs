@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ use rustix::net::{RecvFlags, SendFlags};
 use super::supervisor_files::{Files, Given};
 use super::supervisor_link::{Answer, Ask, Identity};
 use super::supervisor_notify::{NOTIFY_SOCKET, notify};
+use crate::signals::Reload;
+use crate::upgrade;
 
 /// How long I/O of a dead process may keep the next one from its image.
 const FENCE: Duration = Duration::from_secs(60);
@@ -53,6 +55,17 @@ pub(super) struct Supervisor<S, F> {
     restarts: Restarts,
     process: Option<Process>,
     lock: Option<OwnedFd>,
+    /// What is to be gone on with, by another supervisor, when the process has ended.
+    next: Option<PathBuf>,
+}
+
+/// What a supervisor's life came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Ended {
+    /// The process ended so, and no other is to follow.
+    Exit(Exit),
+    /// The process has finished: the supervisor of this program goes on.
+    Next(PathBuf),
 }
 
 impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
@@ -72,6 +85,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
             restarts: Restarts::new(policy, Instant::now()),
             process: None,
             lock: None,
+            next: None,
         }
     }
 
@@ -81,36 +95,46 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
         Self { lock, ..self }
     }
 
-    /// Starts the process and watches over it until it ended for good: by itself, or since `stop` became readable.
+    /// Starts the process and watches over it until it ended for good: by itself, or since `stop` became readable, or since
+    /// `reload` did and the program at `on_disk` knows what it left.
     ///
     /// # Errors
     /// The first process cannot be started, or the system refuses to poll.
-    pub(super) fn run(mut self, stop: BorrowedFd<'_>) -> io::Result<Exit> {
+    pub(super) fn run(
+        mut self,
+        stop: BorrowedFd<'_>,
+        reload: &Reload,
+        on_disk: &Path,
+    ) -> io::Result<Ended> {
         self.start()?;
         let mut stopping = false;
         loop {
-            let ready = self.poll(stop, stopping)?;
+            let ready = self.poll(stop, reload.as_fd(), stopping)?;
             if ready.stop {
                 stopping = true;
                 notify("STOPPING=1");
                 self.restarts.give_up();
-                let Some(process) = &self.process else {
+                if !self.ask_to_end() {
                     // It died, and is not going to be started again.
-                    return Ok(Exit::Code(0));
-                };
-                // Fails only if it has ended meanwhile.
-                let _ = process.child.signal(SIGTERM);
+                    return Ok(Ended::Exit(Exit::Code(0)));
+                }
+            }
+            if ready.reload {
+                reload.take();
+                if let Some(next) = self.upgrade(on_disk) {
+                    return Ok(Ended::Next(next));
+                }
             }
             if ready.asked {
                 self.take();
             }
             if ready.ended
-                && let Some(exit) = self.ended()
+                && let Some(ended) = self.ended()
             {
-                return Ok(match exit {
+                return Ok(match ended {
                     // It was told to end before it was ready for that.
-                    Exit::Signal(SIGTERM) if stopping => Exit::Code(0),
-                    exit => exit,
+                    Ended::Exit(Exit::Signal(SIGTERM)) if stopping => Ended::Exit(Exit::Code(0)),
+                    ended => ended,
                 });
             }
             self.retry();
@@ -118,6 +142,26 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
                 self.restart();
             }
         }
+    }
+
+    /// Asks the process to finish. `false` if there is none.
+    fn ask_to_end(&self) -> bool {
+        // Fails only if it has ended meanwhile.
+        let ask = |process: &Process| drop(process.child.signal(SIGTERM));
+        self.process.as_ref().map(ask).is_some()
+    }
+
+    /// Prepares for another program. Gives it if nothing has to finish before.
+    fn upgrade(&mut self, on_disk: &Path) -> Option<PathBuf> {
+        if let Err(error) = upgrade::check(on_disk) {
+            tracing::error!(program = %on_disk.display(), %error, "upgrade refused");
+            return None;
+        }
+        if self.ask_to_end() {
+            self.next = Some(on_disk.to_owned());
+            return None;
+        }
+        Some(on_disk.to_owned())
     }
 
     fn start(&mut self) -> io::Result<()> {
@@ -142,7 +186,12 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
         }
     }
 
-    fn poll(&self, stop: BorrowedFd<'_>, stopping: bool) -> io::Result<Ready> {
+    fn poll(
+        &self,
+        stop: BorrowedFd<'_>,
+        reload: BorrowedFd<'_>,
+        stopping: bool,
+    ) -> io::Result<Ready> {
         let now = Instant::now();
         let pending = self.process.as_ref().and_then(|it| it.pending.as_ref());
         let due = self.restarts.due();
@@ -153,12 +202,13 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
             .min()
             .and_then(|left| Timespec::try_from(left).ok());
         let listens = |it: &&Process| !it.deaf && it.pending.is_none();
-        let mut fds = Vec::with_capacity(3);
+        let mut fds = Vec::with_capacity(4);
         let mut add = |fd| {
             fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
             fds.len().saturating_sub(1)
         };
         let of_stop = (!stopping).then(|| add(stop));
+        let of_reload = (!stopping && self.next.is_none()).then(|| add(reload));
         let of_end = self.process.as_ref().map(|it| add(it.child.as_fd()));
         let process = self.process.as_ref().filter(listens);
         let of_link = process.map(|it| add(it.link.as_fd()));
@@ -173,6 +223,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
         };
         Ok(Ready {
             stop: is(of_stop),
+            reload: is(of_reload),
             ended: is(of_end),
             asked: is(of_link),
         })
@@ -241,19 +292,28 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
     }
 
     /// The pidfd says that the process ended; gives how if there is none to follow.
-    fn ended(&mut self) -> Option<Exit> {
+    fn ended(&mut self) -> Option<Ended> {
         let exit = self.process.as_mut()?.child.exit()?;
         self.process = None;
         self.files.process_died();
-        let again = self.restarts.ended(Instant::now(), exit != Exit::Code(0));
-        match again {
+        let failed = exit != Exit::Code(0);
+        match self.next.take() {
+            Some(next) if !failed => return Some(Ended::Next(next)),
+            // What it was doing goes on for a while, and we are who knows how to wait for that.
+            Some(_) => tracing::error!(
+                ?exit,
+                "upgrade failed: the process died before it had finished"
+            ),
+            None => {}
+        }
+        match self.restarts.ended(Instant::now(), failed) {
             Some(pause) => {
                 tracing::warn!(?exit, ?pause, "process ended, to be started again");
                 None
             }
             None => {
                 tracing::info!(?exit, "process ended");
-                Some(exit)
+                Some(Ended::Exit(exit))
             }
         }
     }
@@ -263,6 +323,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
 #[derive(Clone, Copy, Default)]
 struct Ready {
     stop: bool,
+    reload: bool,
     ended: bool,
     asked: bool,
 }

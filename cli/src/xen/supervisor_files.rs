@@ -126,13 +126,20 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
             .store
             .read_opt::<bool>(Tx::NONE, backend_dir, "direct-io-safe");
         if spec.cache == Cache::Usual {
-            spec.cache = usual_cache(&spec, matches!(safe, Ok(Some(true))));
+            // A driver domain may die as a whole, and its page cache with it.
+            let safe = self.domid != DomId::DOM0 || matches!(safe, Ok(Some(true)));
+            spec.cache = usual_cache(&spec, safe);
         }
         if self.opened.contains(backend_dir) {
             // The present process has let go of what it had: nothing is left to wait for.
             self.images.forget(backend_dir);
         }
-        self.images.set(backend_dir, spec, id.to_string());
+        let known = self.images.set(backend_dir, spec, id.to_string());
+        let begun = |journals: &Journals| journals.is_begun(id);
+        if !known && self.journals.as_ref().is_some_and(begun) {
+            // A process of an earlier supervisor used it, maybe until just now.
+            self.images.was_served(backend_dir);
+        }
         let opened = self.images.open(backend_dir);
         let Some((spec, opened)) = opened.map_err(|error| error.to_string())? else {
             return Ok(None);
@@ -171,7 +178,8 @@ fn refused(words: &impl ToString, errno: i32) -> Given {
 }
 
 /// Takes the page cache out of the way, so that what a guest was told is written survives this domain: of block devices always,
-/// as kernels' backends do, of files where the toolstack asks for it (`direct-io-safe`). Flushes are honoured either way.
+/// as kernels' backends do, of files in driver domains and where the toolstack asks for it (`direct-io-safe`). Flushes are
+/// honoured either way.
 fn usual_cache(spec: &ImageSpec, safe: bool) -> Cache {
     let meta = std::fs::metadata(&spec.target);
     let device = meta.is_ok_and(|meta| meta.file_type().is_block_device());

@@ -10,6 +10,18 @@ use ringfence_blkback::service::{BackendType, DeviceId};
 use ringfence_core::DomId;
 use ringfence_core::store::{Store, StoreExt as _, Tx};
 use ringfence_process::records;
+use thiserror::Error;
+
+/// A journal of another version.
+#[derive(Debug, Error)]
+#[error(
+    "{} has version {version}, and this program knows {}: start the one that wrote it; guests wait meanwhile",
+    path.display(), journal::VERSION
+)]
+pub(super) struct Unknown {
+    path: PathBuf,
+    version: u64,
+}
 
 /// Where they are.
 #[derive(Debug)]
@@ -33,6 +45,33 @@ impl Journals {
     /// As `open(2)`.
     pub(super) fn open(&self, id: DeviceId) -> io::Result<OwnedFd> {
         records::open(&self.0.join(name(id)), journal::BYTES)
+    }
+
+    /// Looks whether all of them are such as this program knows, which is to be done before any process begins: of a device whose
+    /// journal it does not know it could only end the connection.
+    ///
+    /// # Errors
+    /// Says which one it does not know.
+    pub(super) fn check(&self) -> Result<(), Unknown> {
+        for entry in std::fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let named = entry.file_name().to_str().and_then(device).is_some();
+            let stamp = |path| records::stamp(std::fs::File::open(path)?);
+            if let (true, Ok(stamp)) = (named, stamp(&path))
+                && !records::is_known(stamp, journal::STAMP)
+            {
+                let [_, version] = stamp;
+                return Err(Unknown { path, version });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an earlier process left something about this device, and may have been at work on its image.
+    pub(super) fn is_begun(&self, id: DeviceId) -> bool {
+        let file = std::fs::File::open(self.0.join(name(id)));
+        let stamp = file.and_then(records::stamp);
+        stamp.is_ok_and(|stamp| stamp != records::Stamp::default())
     }
 
     /// Removes those of devices that are gone. What cannot be removed is in nobody's way: a journal counts only for the
@@ -102,6 +141,14 @@ mod tests {
         let next = Journals::new(&dir.path("journal")).unwrap();
         next.sweep(back, &mut store);
         assert_eq!(Record::map(next.open(id).unwrap()).unwrap().load(5), 6);
+
+        assert!(!next.is_begun(id) && next.check().is_ok());
+        record.fill(0, &journal::STAMP);
+        assert!(next.is_begun(id) && next.check().is_ok());
+        record.store(1, journal::VERSION + 1);
+        let error = next.check().unwrap_err().to_string();
+        let says = format!("vbd-7-51712.journal has version {}", journal::VERSION + 1);
+        assert!(error.contains(&says), "{error}");
 
         store.rm(Tx::NONE, &id.backend_dir(back)).unwrap();
         next.sweep(back, &mut store);

@@ -15,6 +15,7 @@ pub use crate::control::DomainKind;
 use crate::rundir::RunDir;
 pub use ringfence_process::child::Exit;
 use ringfence_process::packet::{self, Received};
+use ringfence_process::records::Stamp;
 use ringfence_process::{ImageError, ImageSpec};
 
 /// A domain to make. Its process runs the broker's own program with these arguments and the caller's standard streams.
@@ -93,6 +94,7 @@ pub(crate) enum AdminRequest {
     WaitExit { domain: String },
     Destroy { domain: String },
     Kill { domain: String, signal: i32 },
+    Upgrade { domain: String, knows: Stamp },
     Attach(NewDisk),
     Detach { guest: String, vdev: u32 },
     Disks,
@@ -189,6 +191,21 @@ pub enum AdminError {
         /// As in the store.
         frontend_state: u32,
     },
+    /// The domain has disks about which its processes leave each other what the new program would not understand.
+    #[error(
+        "{backend_path} has a record of version {version}, which the new program does not know: {name} goes on with the old one"
+    )]
+    UnknownRecord {
+        /// The domain.
+        name: String,
+        /// The disk.
+        backend_path: String,
+        /// The version that its record has.
+        version: u64,
+    },
+    /// Another upgrade of the domain has not come to its end.
+    #[error("domain {0} is being upgraded")]
+    Upgrading(String),
     /// The request came without the three descriptors that it needs.
     #[error("request without its standard streams")]
     NoStreams,
@@ -329,6 +346,25 @@ impl Client {
             domain: domain.into(),
             signal,
         })
+    }
+
+    /// Has a driver domain go on with another program, which is run with the same arguments and knows records that begin with
+    /// `knows`: the present process finishes what it has taken and ends, guests stay connected. Waits until the next process was
+    /// started.
+    ///
+    /// # Errors
+    /// [`AdminError::UnknownRecord`] before anything has changed.
+    pub fn upgrade_domain(
+        &self,
+        domain: &str,
+        program: BorrowedFd<'_>,
+        knows: Stamp,
+    ) -> Result<(), ClientError> {
+        let domain = domain.into();
+        match self.call(&AdminRequest::Upgrade { domain, knows }, &[program])? {
+            AdminReply::Done => Ok(()),
+            _ => Err(ClientError::Closed),
+        }
     }
 
     /// Attaches a disk and waits until the backend serves it, or, when the guest does not look for it yet, offers it.

@@ -169,14 +169,14 @@ impl Images {
         }
     }
 
-    /// Remembers what a disk is for without looking at it; what is known already stays known.
-    pub fn set(&mut self, backend: &str, spec: ImageSpec, name: String) {
+    /// Remembers what a disk is for without looking at it; what is known already stays known, as this says.
+    pub fn set(&mut self, backend: &str, spec: ImageSpec, name: String) -> bool {
         if self
             .disks
             .get(backend)
             .is_some_and(|disk| disk.spec == spec)
         {
-            return;
+            return true;
         }
         let disk = Disk {
             spec,
@@ -186,6 +186,14 @@ impl Images {
             fence: None,
         };
         self.disks.insert(backend.to_owned(), disk);
+        false
+    }
+
+    /// Somebody before us gave the image to a process, whose I/O may still be under way: that it is locked is no conflict yet.
+    pub fn was_served(&mut self, backend: &str) {
+        if let Some(disk) = self.disks.get_mut(backend) {
+            disk.served = true;
+        }
     }
 
     /// There is no such disk any more.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 
@@ -32,6 +32,29 @@ pub fn open(path: &Path, bytes: usize) -> io::Result<OwnedFd> {
     let fd = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
     rustix::fs::ftruncate(&fd, bytes as u64)?;
     Ok(fd)
+}
+
+/// What a record begins with: which kind it is, and which version of it. Zeros where nobody has written yet. Nothing else in a
+/// record is the business of those who keep it.
+pub type Stamp = [u64; 2];
+
+/// Reads a record's stamp.
+///
+/// # Errors
+/// As `pread(2)`, or it is shorter than that.
+pub fn stamp(fd: impl AsFd) -> io::Result<Stamp> {
+    let mut room = [[0; 8]; 2];
+    for (word, at) in room.iter_mut().zip([0, 8]) {
+        if rustix::io::pread(&fd, &mut word[..], at)? != word.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(room.map(u64::from_ne_bytes))
+}
+
+/// Whether processes that know records of the stamp `known` can go on with one of the stamp `found`.
+pub fn is_known(found: Stamp, known: Stamp) -> bool {
+    found == known || found == Stamp::default()
 }
 
 /// Such memory, mapped.
@@ -104,6 +127,21 @@ mod tests {
         let next = Record::map(kept).expect("mapped");
         assert_eq!((next.load(1022), next.load(1023)), (3, 4));
         assert_eq!((next.load(1024), next.load(usize::MAX)), (0, 0));
+    }
+
+    #[test]
+    fn the_stamp_is_read_without_a_mapping() {
+        let kept = create("record", PAGE).expect("a memfd");
+        assert_eq!(stamp(&kept).expect("read"), [0, 0]);
+        Record::map(kept.try_clone().expect("dup"))
+            .expect("mapped")
+            .fill(0, &[7, 2, 9]);
+        assert_eq!(stamp(&kept).expect("read"), [7, 2]);
+        assert!(is_known([7, 2], [7, 2]) && is_known([0, 0], [7, 2]));
+        assert!(!is_known([7, 3], [7, 2]) && !is_known([8, 2], [7, 2]));
+        let short = rustix::fs::memfd_create("short", MemfdFlags::CLOEXEC).expect("a memfd");
+        let error = stamp(&short).expect_err("nothing to read");
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

@@ -75,6 +75,11 @@ impl Restarts {
         Some(pause)
     }
 
+    /// Another process follows the one that just ended as it was asked to, at once and whatever the policy: that was no failure.
+    pub const fn follow(&mut self, now: Instant) {
+        self.due = Some(now);
+    }
+
     /// Processes started after the first.
     pub const fn count(&self) -> u32 {
         self.count
@@ -112,9 +117,9 @@ mod tests {
         }
         assert_eq!(it.ended(start, true), Some(LONGEST));
         assert_eq!(it.ended(start + HEALTHY, true), Some(Duration::ZERO));
-        assert_eq!(
-            Restarts::new(RestartPolicy::Never, start).ended(start, true),
-            None
-        );
+        let mut never = Restarts::new(RestartPolicy::Never, start);
+        assert_eq!(never.ended(start, true), None);
+        never.follow(start);
+        assert_eq!((never.due(), never.count()), (Some(start), 0));
     }
 }

@@ -23,16 +23,29 @@ fn supervisor(script: &str, policy: RestartPolicy) -> Supervisor<SimStore, Null>
     Supervisor::new(identity, files, "/bin/sh".into(), arguments, policy)
 }
 
+/// What is on disk, where nobody asks for it.
+const NEXT: &str = "/nowhere";
+
+/// Nobody ever asks.
+fn quiet_reload() -> Reload {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    // Left open: an end would be a question.
+    std::mem::forget(theirs);
+    Reload::of(ours).unwrap()
+}
+
 #[test]
 fn how_a_process_ends_is_how_its_supervisor_ends() {
     let (_quiet, stop) = UnixStream::pair().unwrap();
+    let reload = quiet_reload();
     for (script, exit) in [
         ("exit 0", Exit::Code(0)),
         ("exit 3", Exit::Code(3)),
         ("kill -9 $$", Exit::Signal(9)),
     ] {
-        let ended = supervisor(script, RestartPolicy::Never).run(stop.as_fd());
-        assert_eq!(ended.unwrap(), exit, "{script}");
+        let ended =
+            supervisor(script, RestartPolicy::Never).run(stop.as_fd(), &reload, NEXT.as_ref());
+        assert_eq!(ended.unwrap(), Ended::Exit(exit), "{script}");
     }
 }
 
@@ -45,25 +58,72 @@ fn a_failed_process_is_followed_by_another_until_one_ends_well() {
         lives.display()
     );
     let (_quiet, stop) = UnixStream::pair().unwrap();
-    let ended = supervisor(&script, RestartPolicy::OnFailure).run(stop.as_fd());
-    assert_eq!(ended.unwrap(), Exit::Code(0));
+    let ended = supervisor(&script, RestartPolicy::OnFailure).run(
+        stop.as_fd(),
+        &quiet_reload(),
+        NEXT.as_ref(),
+    );
+    assert_eq!(ended.unwrap(), Ended::Exit(Exit::Code(0)));
     assert_eq!(fs::read_to_string(lives).unwrap(), "x\nx\nx\n");
+}
+
+/// A file to which a process of the name writes when it is up, which is when it is read.
+fn up(dir: &Dir) -> std::path::PathBuf {
+    let up = dir.path("up");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &up, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    up
 }
 
 #[test]
 fn who_is_told_to_end_ends_its_process_and_starts_no_other() {
     let dir = Dir::new("stop");
-    let up = dir.path("up");
-    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-    rustix::fs::mknodat(rustix::fs::CWD, &up, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let up = up(&dir);
     let script = format!("echo up >{}; exec sleep 1000", up.display());
     let (mut quiet, stop) = UnixStream::pair().unwrap();
     let ended = std::thread::scope(|scope| {
         let supervisor = supervisor(&script, RestartPolicy::OnFailure);
-        let running = scope.spawn(|| supervisor.run(stop.as_fd()));
+        let running = scope.spawn(|| supervisor.run(stop.as_fd(), &quiet_reload(), NEXT.as_ref()));
         assert_eq!(fs::read_to_string(&up).unwrap(), "up\n");
         quiet.write_all(b"x").unwrap();
         running.join().unwrap()
     });
-    assert_eq!(ended.unwrap(), Exit::Code(0));
+    assert_eq!(ended.unwrap(), Ended::Exit(Exit::Code(0)));
+}
+
+/// Runs a supervisor of a process that ends well when told to, and asks it to go on with `next`, and then maybe to end.
+fn replaced(name: &str, next: &str, then_stop: bool) -> Ended {
+    let dir = Dir::new(name);
+    let up = up(&dir);
+    let script = format!(
+        "sleep 1000 & trap 'kill $!; exit 0' TERM; echo up >{}; wait",
+        up.display()
+    );
+    let (mut end, stop) = UnixStream::pair().unwrap();
+    let (mut ask, asked) = UnixStream::pair().unwrap();
+    let reload = Reload::of(asked).unwrap();
+    let ended = std::thread::scope(|scope| {
+        let supervisor = supervisor(&script, RestartPolicy::OnFailure);
+        let running = scope.spawn(|| supervisor.run(stop.as_fd(), &reload, next.as_ref()));
+        assert_eq!(fs::read_to_string(&up).unwrap(), "up\n");
+        ask.write_all(b"xx").unwrap();
+        if then_stop {
+            end.write_all(b"x").unwrap();
+        }
+        running.join().unwrap()
+    });
+    ended.unwrap()
+}
+
+#[test]
+fn what_knows_the_journals_follows_when_the_process_has_finished() {
+    let ended = replaced("next", "/bin/true", false);
+    assert_eq!(ended, Ended::Next("/bin/true".into()));
+}
+
+#[test]
+fn what_does_not_know_the_journals_is_refused_before_anything_ends() {
+    // Only the request to end ends it.
+    let ended = replaced("unfit", "/bin/false", true);
+    assert_eq!(ended, Ended::Exit(Exit::Code(0)));
 }

@@ -125,6 +125,11 @@ impl Broker {
                 let sent = process.and_then(|process| process.child.signal(signal).ok());
                 sent.ok_or(AdminError::NotRunning(domain))?;
             }
+            AdminRequest::Upgrade { domain, knows } => {
+                let program = fds.into_iter().next().ok_or(AdminError::NoStreams)?;
+                let domid = self.find(&domain)?;
+                return self.upgrade(id, domid, program, knows).map(|()| None);
+            }
             AdminRequest::Attach(disk) => return self.attach(id, disk).map(|()| None),
             AdminRequest::Detach { guest, vdev } => {
                 return self.detach(id, guest, vdev).map(|()| None);

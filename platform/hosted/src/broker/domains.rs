@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -12,6 +12,7 @@ use ringfence_process::child::{Child, Exit};
 use ringfence_process::restart::Restarts;
 
 use super::store::ClientId;
+use super::upgrade::Upgrade;
 use crate::admin::NewDomain;
 use crate::control::Request;
 
@@ -43,6 +44,10 @@ pub(super) struct Domain {
     pub(super) restarts: Restarts,
     /// How the last process ended.
     pub(super) exit: Option<Exit>,
+    /// What its processes run, if not the broker's own program.
+    pub(super) program: Option<OwnedFd>,
+    /// Under way.
+    pub(super) upgrade: Option<Upgrade>,
 }
 
 impl Domain {
@@ -55,6 +60,8 @@ impl Domain {
             process: None,
             restarts,
             exit: None,
+            program: None,
+            upgrade: None,
         }
     }
 
@@ -66,7 +73,10 @@ impl Domain {
         store: OwnedFd,
     ) -> io::Result<()> {
         let [input, output, error] = &self.streams;
-        let mut command = Command::new(program);
+        // Opened by the child before its copy of the descriptor goes.
+        let own = self.program.as_ref();
+        let own = own.map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())));
+        let mut command = Command::new(own.as_deref().unwrap_or(program));
         command
             .args(&self.new.argv)
             .envs(self.new.env.iter().map(|(key, value)| (key, value)))

@@ -120,12 +120,20 @@ impl Broker {
         }
         domain.exit = Some(exit);
         let failed = exit != crate::admin::Exit::Code(0);
-        let again = domain.restarts.ended(Instant::now(), failed);
+        let upgraded = !self.stopping && domain.upgraded();
+        let again = match upgraded {
+            true => {
+                domain.restarts.follow(Instant::now());
+                Some(Duration::ZERO)
+            }
+            false => domain.restarts.ended(Instant::now(), failed),
+        };
         let (name, destroy) = (domain.new.name.clone(), domain.new.destroy_on_exit);
         self.forget_requests(domid.get());
         self.evtchns.process_died(domid.get());
         self.arenas.process_died(domid.get());
         match again {
+            Some(_) if upgraded => tracing::info!(%domid, name, ?exit, "process replaced"),
             Some(pause) => {
                 tracing::warn!(%domid, name, ?exit, ?pause, "process ended, to be started again")
             }
@@ -173,7 +181,9 @@ impl Broker {
             .map(|domain| domain.domid)
             .collect();
         for domid in due {
-            if let Err(error) = self.start(domid) {
+            let started = self.start(domid);
+            self.tell_of_upgrade(domid, &started);
+            if let Err(error) = started {
                 tracing::error!(%domid, %error, "cannot start again");
                 if let Some(domain) = self.domains.get_mut(&domid.get()) {
                     domain.restarts.ended(now, true);
@@ -205,6 +215,10 @@ impl Broker {
                 self.answer_waiters(domid, Ok(AdminReply::Exited(exit)));
             }
             None => self.answer_waiters(domid, Err(AdminError::NoDomain(domid.to_string()))),
+        }
+        if let Some(upgrade) = domain.upgrade {
+            let gone = AdminError::NoDomain(domid.to_string());
+            self.admin_answer(upgrade.asked_by, Err(gone));
         }
     }
 

@@ -12,6 +12,7 @@ mod life;
 mod records;
 mod serve;
 mod store;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::fs::File;

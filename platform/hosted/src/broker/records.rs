@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
+use ringfence_process::records::{self, Stamp};
 use rustix::io::Errno;
 
 use super::Broker;
@@ -17,7 +18,7 @@ pub(super) struct Records(BTreeMap<String, (u32, OwnedFd)>);
 
 impl Records {
     /// The record of a disk, made if it is missing.
-    fn get(&mut self, backend: &str, bytes: u32) -> Result<OwnedFd, Errno> {
+    pub(super) fn get(&mut self, backend: &str, bytes: u32) -> Result<OwnedFd, Errno> {
         let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
         match self.0.get(backend) {
             // A process of another version, maybe, for whom the old one means nothing.
@@ -28,11 +29,18 @@ impl Records {
         if bytes == 0 || bytes > BYTES_MAX {
             return Err(Errno::INVAL);
         }
-        let fd = ringfence_process::records::create("ringfence-journal", bytes as usize);
+        let fd = records::create("ringfence-journal", bytes as usize);
         let fd = fd.map_err(errno)?;
         let given = fd.try_clone().map_err(errno)?;
         self.0.insert(backend.to_owned(), (bytes, fd));
         Ok(given)
+    }
+
+    /// What the record of a disk begins with, if there is one.
+    pub(super) fn stamp(&self, backend: &str) -> Option<Stamp> {
+        let (_, fd) = self.0.get(backend)?;
+        // What cannot be read is of no version that anybody knows.
+        Some(records::stamp(fd).unwrap_or([u64::MAX; 2]))
     }
 
     /// There is no such disk any more.
