@@ -1,4 +1,5 @@
-//! A driver domain whose process is killed while its disks are in use, again and again: nobody but its supervisor notices.
+//! A driver domain whose process is killed while its disks are in use, again and again, or replaced by another version: nobody but its
+//! supervisor notices.
 
 #[expect(dead_code, reason = "only what restarts need")]
 mod domains;
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 const IMAGE: usize = 24 << 20;
 /// How often the process is killed.
 const KILLS: usize = 20;
+/// How often it is followed by another version.
+const UPGRADES: usize = 8;
 /// Nothing takes so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -29,25 +32,20 @@ fn kill(backend: &serde_json::Value, signal: Signal) {
     kill_process(pid.and_then(Pid::from_raw).expect("a pid"), signal).expect("it lives");
 }
 
-/// Kills the present process of a driver domain each time that it has written something, until it was often enough or the guest
-/// is done. Says how often.
-fn kill_at_work(backend: &mut Running, image: &Path, done: &dyn Fn() -> bool) -> usize {
-    let mut said = backend.ready().clone();
-    let mut kills = 0;
-    while kills < KILLS {
+/// Does something each time that the image was written to, until it was often enough or the guest is done. Says how often.
+fn at_work(image: &Path, most: usize, done: &dyn Fn() -> bool, mut act: impl FnMut()) -> usize {
+    for times in 0..most {
         let (before, since) = (written(image), Instant::now());
         while written(image) == before {
             if done() {
-                return kills;
+                return times;
             }
             assert!(since.elapsed() < PATIENCE, "nothing is written any more");
             std::thread::yield_now();
         }
-        kill(&said, Signal::KILL);
-        kills += 1;
-        said = backend.said("ready").expect("another process");
+        act();
     }
-    kills
+    most
 }
 
 struct Images {
@@ -94,7 +92,11 @@ fn a_copy_goes_on_through_twenty_kills() {
     let mut backend = images.host.restarted("blk0");
     let kills = std::thread::scope(|scope| {
         let copying = scope.spawn(|| images.copy());
-        let kills = kill_at_work(&mut backend, &images.to, &|| copying.is_finished());
+        let mut said = backend.ready().clone();
+        let kills = at_work(&images.to, KILLS, &|| copying.is_finished(), || {
+            kill(&said, Signal::KILL);
+            said = backend.said("ready").expect("another process");
+        });
         let output = copying.join().expect("no panic");
         assert!(output.status.success(), "{}", output_text(&output));
         kills
@@ -102,4 +104,83 @@ fn a_copy_goes_on_through_twenty_kills() {
     assert!(kills >= KILLS / 2, "{kills} kills are no test");
     let copied = std::fs::read(&images.to).expect("read");
     assert!(copied == images.content, "the copy differs");
+}
+
+#[test]
+fn a_copy_goes_on_through_new_versions_of_the_program() {
+    let images = Images::new();
+    let mut backend = images.host.restarted("blk0");
+    let next = images.host.path("next");
+    std::fs::copy(domains::PROGRAM, &next).expect("copied");
+    let run_dir = images.host.path("run");
+    let upgrades = std::thread::scope(|scope| {
+        let copying = scope.spawn(|| images.copy());
+        let upgrades = at_work(&images.to, UPGRADES, &|| copying.is_finished(), || {
+            let upgrade = std::process::Command::new(&next)
+                .arg("--run-dir")
+                .arg(&run_dir)
+                .args(["upgrade", "blk0"])
+                .output();
+            let output = upgrade.expect("it starts");
+            assert!(output.status.success(), "{}", output_text(&output));
+            // The last word of the one before: it had finished.
+            backend.said("served").expect("it ends well");
+            let ready = backend.said("ready").expect("another process");
+            let exe = std::fs::read_link(format!("/proc/{}/exe", json_u64(&ready, "pid")));
+            assert_eq!(exe.expect("it lives"), next);
+        });
+        let output = copying.join().expect("no panic");
+        assert!(output.status.success(), "{}", output_text(&output));
+        upgrades
+    });
+    assert!(upgrades >= UPGRADES / 2, "{upgrades} upgrades are no test");
+    let copied = std::fs::read(&images.to).expect("read");
+    assert!(copied == images.content, "the copy differs");
+    let refused = images.host.ringfence(&["upgrade", "blk1"]);
+    let text = output_text(&refused);
+    assert!(
+        !refused.status.success() && text.contains("no domain blk1"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_request_that_kills_every_process_fails_alone() {
+    let test = "a_request_that_kills_every_process_fails_alone";
+    if !domains::have(test, &["qemu-io"]) {
+        return;
+    }
+    let host = Host::start();
+    let mut backend = host.restarted("blk0");
+    let image = host.path("image");
+    std::fs::write(&image, noise(4 << 20)).expect("written");
+    // Sectors 4096 to 4103: what is at 2 MiB.
+    let deadly = "fault.crash=on,fault.ops=write,fault.sectors=4096-4103,access=rw";
+    let target = image.display();
+    let disk = format!("format=raw,vdev=xvda,backend=blk0,{deadly},target={target}");
+    let socket = host.path("sock");
+    let export = format!("xvda={}", socket.display());
+    let arguments = ["guest", "g1", "--disk", &disk, "--nbd-export", &export];
+    let guest = Running::start(&host.path("run"), &arguments);
+    let uri = format!("nbd+unix:///xvda?socket={}", socket.display());
+    let io = |commands: &[&str]| {
+        let commands = commands.iter().flat_map(|command| ["-c", command]);
+        let arguments: Vec<&str> = ["-f", "raw", &uri].into_iter().chain(commands).collect();
+        output_text(&domains::run("qemu-io", &arguments))
+    };
+    let said = io(&["write -P 1 0 64k", "write -P 2 2M 4k", "write -P 3 3M 64k"]);
+    let wrote = said.matches("wrote ").count();
+    assert_eq!(
+        (wrote, said.matches("Input/output error").count()),
+        (2, 1),
+        "{said}"
+    );
+    let died = || backend.said("ready").expect("another process");
+    let pids: Vec<_> = std::iter::repeat_with(died).take(3).collect();
+    let said = io(&["read -P 1 0 64k", "read 2M 4k", "read -P 3 3M 64k", "flush"]);
+    assert!(!said.contains("rror") && !said.contains("ailed"), "{said}");
+    drop(guest);
+    let last = pids.last().map(|ready| json_u64(ready, "pid"));
+    let alive = Some(json_u64(&backend.finish("served"), "pid"));
+    assert_eq!(last, alive, "the third process after the first lives");
 }

@@ -122,7 +122,14 @@ impl Fault {
         }
     }
 
-    fn fails(&mut self, io: &Io) -> bool {
+    /// Hands a request to the disk below.
+    #[cfg(feature = "std")]
+    pub(super) fn pass(&mut self, io: Io) -> Result<(), Io> {
+        self.below.submit(io)
+    }
+
+    /// Whether this request is one that fails.
+    pub(super) fn fails(&mut self, io: &Io) -> bool {
         if !self.faults.ops.has(io.op) || !self.is_place(io) || self.faults.count == Some(0) {
             return false;
         }

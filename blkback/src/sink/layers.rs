@@ -12,6 +12,7 @@
 //! | `fault.probability` | 0 to 1 | so many of them |
 //! | `fault.seed` | number | another row of dice, also of `delay.jitter` |
 //! | `fault.errno` | number | the error, 5 (`EIO`) |
+//! | `fault.crash` | `on`, `off` | ends the process instead, to try what restarts promise |
 //! | `trace` | `on`, `off` | tells of every request |
 //!
 //! Bytes may end in `K`, `M`, `G` or `T` (powers of 1024), a time in `us`, `ms` or `s`.
@@ -27,6 +28,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use thiserror::Error;
 
+use super::crash::Crash;
 use super::delay::{Delay, Delays};
 use super::fault::{Fault, Faults, Ops};
 use super::throttle::{Limit, Limits, Rate, Throttle};
@@ -76,6 +78,7 @@ struct Plan {
     delays: Delays,
     faults: Option<Faults>,
     seed: u64,
+    crash: bool,
     trace: bool,
 }
 
@@ -151,7 +154,10 @@ impl Layers {
         let plan = self.plan().map_err(|_| Errno::INVAL)?;
         if let Some(mut faults) = plan.faults {
             faults.seed = plan.seed;
-            disk = Box::new(Fault::new(disk, faults));
+            disk = match plan.crash {
+                true => Box::new(Crash::new(disk, faults)),
+                false => Box::new(Fault::new(disk, faults)),
+            };
         }
         if plan.delays != Delays::default() {
             let seed = plan.seed;
@@ -207,6 +213,11 @@ impl Plan {
             Ok(0) | Err(_) => Err(bad("a number of at least 1")),
             Ok(number) => Ok(number),
         };
+        let switch = || match value {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err(bad("on or off")),
+        };
         let time = || time(value).ok_or_else(|| bad("a time, as in 5ms"));
         match key {
             "delay" => self.delays.least = time()?,
@@ -240,13 +251,13 @@ impl Plan {
                 let errno = i32::try_from(positive()?).map_err(|_| bad("an error number"))?;
                 self.faults().errno = errno;
             }
-            "trace" => {
-                self.trace = match value {
-                    "on" => true,
-                    "off" => false,
-                    _ => return Err(bad("on or off")),
+            "fault.crash" => {
+                self.crash = switch()?;
+                if self.crash {
+                    self.faults();
                 }
             }
+            "trace" => self.trace = switch()?,
             _ => self.limit(key, value)?,
         }
         Ok(())
@@ -418,6 +429,7 @@ mod tests {
                 "fault.every=0",
                 "fault.every '0': expected a number of at least 1",
             ),
+            ("fault.crash=yes", "fault.crash 'yes': expected on or off"),
             ("trace", "trace '': expected on or off"),
         ] {
             let error = text.parse::<Layers>().expect_err(text);

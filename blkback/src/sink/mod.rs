@@ -4,6 +4,8 @@
 //! does so through [`Disk`], which has checked every range before the implementor sees it.
 
 #[cfg(feature = "std")]
+mod crash;
+#[cfg(feature = "std")]
 mod delay;
 #[cfg(feature = "std")]
 mod discard;
@@ -34,6 +36,8 @@ mod uring;
 #[cfg(feature = "std")]
 mod worker;
 
+#[cfg(feature = "std")]
+pub use crash::Crash;
 #[cfg(feature = "std")]
 pub use delay::{Delay, Delays};
 pub use disk::{Disk, Rejected};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_ringfence");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_ringfence");
 
 /// A process in the foreground that said it is ready.
 pub(crate) struct Running {
