@@ -1,6 +1,7 @@
 # Sixteen disks of ours in one guest, all busy at once, each with its own data.
 # shows: Linux 6.1 blkfront: 16 disks at once
 # needs: ringfence
+# set: all
 # seconds: 180
 ringfence_backend
 disks=
