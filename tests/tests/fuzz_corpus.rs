@@ -11,8 +11,10 @@ type Target = (&'static str, fn(&[u8]));
 const TARGETS: &[Target] = &[
     ("backend_requests", fuzz::blkback::backend_requests),
     ("frontend_responses", fuzz::blkfront::frontend_responses),
+    ("journals", fuzz::journal::journals),
     ("nbd_client", fuzz::nbd::nbd_client),
     ("ring_pages", fuzz::ring::ring_pages),
+    ("sim_worlds", fuzz::worlds::sim_worlds),
     ("store_client", fuzz::store_client::store_client),
     ("xenbus_nodes", fuzz::blkfront::xenbus_nodes),
     ("xenstored_requests", fuzz::xenstored::xenstored_requests),
@@ -20,6 +22,8 @@ const TARGETS: &[Target] = &[
 
 /// Changed copies made of each input.
 const MUTANTS: u64 = 40;
+/// The same where an input is a whole world.
+const MUTANTS_OF_WORLDS: u64 = 2;
 
 fn here(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -89,9 +93,13 @@ fn run(name: &str) {
     for file in files(&here("corpus").join(name)) {
         inputs.push(fs::read(file).expect("readable"));
     }
+    let mutants = match name {
+        "journals" | "sim_worlds" => MUTANTS_OF_WORLDS,
+        _ => MUTANTS,
+    };
     for input in &inputs {
         target(input);
-        for number in 0..MUTANTS {
+        for number in 0..mutants {
             target(&mutant(input, number));
         }
     }
@@ -108,6 +116,11 @@ fn frontend_responses() {
 }
 
 #[test]
+fn journals() {
+    run("journals");
+}
+
+#[test]
 fn nbd_client() {
     run("nbd_client");
 }
@@ -115,6 +128,11 @@ fn nbd_client() {
 #[test]
 fn ring_pages() {
     run("ring_pages");
+}
+
+#[test]
+fn sim_worlds() {
+    run("sim_worlds");
 }
 
 #[test]

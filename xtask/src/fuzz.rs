@@ -1,5 +1,6 @@
 //! `cargo xtask fuzz`: the fuzz targets under cargo-fuzz, which needs a nightly.
 
+use crate::counts::target_dir;
 use crate::process::{found, root, run as run_command};
 use anyhow::{Context, Result, bail};
 use std::process::Command;
@@ -35,12 +36,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         {
             continue;
         }
-        let corpus = root().join("tests/corpus").join(&target);
-        std::fs::create_dir_all(&corpus)?;
+        // What is found goes there; what is worth keeping is picked by hand.
+        let found = target_dir()?.join("fuzz-corpus").join(&target);
+        std::fs::create_dir_all(&found)?;
+        let mut corpora = vec![found];
+        corpora.extend(Some(root().join("tests/corpus").join(&target)).filter(|dir| dir.is_dir()));
         println!("fuzz {target}: {} s", options.seconds);
         run_command(
             Command::new("rustup")
                 .current_dir(root())
+                // The rigs of whole worlds leak their platform on purpose: a service borrows it for as long as the test runs.
+                .env("ASAN_OPTIONS", "detect_leaks=0")
                 .args([
                     "run",
                     "nightly",
@@ -51,8 +57,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                     "fuzz",
                     &target,
                 ])
-                .arg(corpus)
-                .args(["--", &format!("-max_total_time={}", options.seconds)]),
+                .args(corpora)
+                .arg("--")
+                .args(["-rss_limit_mb=4096", "-timeout=60"])
+                .arg(format!("-max_total_time={}", options.seconds)),
         )?;
     }
     Ok(())

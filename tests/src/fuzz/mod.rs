@@ -2,7 +2,9 @@
 
 pub mod blkback;
 pub mod blkfront;
+pub mod journal;
 pub mod nbd;
 pub mod ring;
 pub mod store_client;
+pub mod worlds;
 pub mod xenstored;

@@ -1,0 +1,279 @@
+//! Whole worlds: our frontend, our backend with its journal, a disk and doorbells, and what happens to them when.
+
+use ringfence_blkback::service::Look;
+use ringfence_blkfront::{Frontend, Op, Tag};
+use ringfence_core::PAGE;
+use ringfence_core::ids::{DomId, Sector, SectorCount};
+use ringfence_core::store::{Store as _, StoreExt as _, Tx};
+use ringfence_sim::{Adversary, Crash, Limits, Sim, World};
+use std::collections::BTreeMap;
+
+use crate::blkback_rig::{BACK, BUDGET, Guest, Rig};
+
+/// Places of a page each, at most one request at a time for each of them.
+const BLOCKS: usize = 12;
+/// Steps of one world.
+const STEPS: usize = 200;
+/// The guest.
+const FRONT: u16 = 7;
+
+/// What a request in flight is about.
+#[derive(Clone, Copy)]
+enum Open {
+    Read(usize),
+    Write(usize, u64),
+    Discard(usize),
+    Flush,
+}
+
+impl Open {
+    const fn block(self) -> Option<usize> {
+        match self {
+            Self::Read(block) | Self::Write(block, _) | Self::Discard(block) => Some(block),
+            Self::Flush => None,
+        }
+    }
+}
+
+struct Scene {
+    // Only absent while one process of the driver domain follows another.
+    rig: Option<Rig>,
+    guest: Guest,
+    front: Frontend<Sim, 32, 11>,
+    open: BTreeMap<Tag, Open>,
+    /// The stamp that each place holds.
+    stamps: [u64; BLOCKS],
+    next: u64,
+}
+
+/// Lets each byte of the data do something: a request, a turn of one of the two, a death of the driver domain's process at some
+/// step of its work, a restore of the guest, a disk that holds back. In the end everything is answered once, without an error, and
+/// read back.
+///
+/// # Panics
+/// If not.
+pub fn sim_worlds(data: &[u8]) {
+    let (first, data) = data.split_first().unwrap_or((&0, data));
+    let world = match first % 4 {
+        0 => World::new(),
+        seed => World::with(u64::from(*first), hostile(seed), Limits::DEFAULT),
+    };
+    let mut scene = Scene::new(world);
+    for (step, byte) in data.iter().take(STEPS).enumerate() {
+        scene.step(*byte, step);
+    }
+    scene.end();
+}
+
+/// Doorbells that take their time, come twice, or both.
+fn hostile(kind: u8) -> Adversary {
+    match kind {
+        1 => Adversary {
+            delay: 3,
+            ..Adversary::EXACT
+        },
+        _ => Adversary::HOSTILE,
+    }
+}
+
+impl Scene {
+    fn new(world: World) -> Self {
+        let mut rig = Rig::on(world);
+        rig.disks.keep_journals();
+        let guest = rig.attach(FRONT, 51712, "w");
+        let front = Frontend::with_limits(guest.sim.clone(), &guest.dir).expect("a short path");
+        let mut scene = Self {
+            rig: Some(rig),
+            guest,
+            front,
+            open: BTreeMap::new(),
+            stamps: [0; BLOCKS],
+            next: 0,
+        };
+        scene.settle();
+        scene
+    }
+
+    fn rig(&mut self) -> &mut Rig {
+        self.rig.as_mut().expect("a rig")
+    }
+
+    /// The driver domain does something; if its process dies in that, another takes its place.
+    fn back(&mut self, act: impl FnOnce(&mut Rig)) {
+        let rig = self.rig();
+        if Crash::catch(|| act(rig)).is_none() {
+            self.restart();
+        }
+    }
+
+    fn restart(&mut self) {
+        for _ in 0..8 {
+            let Some(rig) = self.rig.take() else { return };
+            let mut rig = rig.restarted();
+            let alive = Crash::catch(|| rig.service.control().map(|_| ())).is_some();
+            self.rig = Some(rig);
+            if alive {
+                return;
+            }
+        }
+    }
+
+    fn front(&mut self) {
+        while self
+            .front
+            .step(&mut self.guest.store)
+            .expect("a store")
+            .is_some()
+        {}
+        while let Some(done) = self.front.reap().expect("an honest backend") {
+            let open = self.open.remove(&done.tag).expect("each answer once");
+            assert_eq!(done.result, Ok(()), "nothing fails here");
+            match open {
+                Open::Write(block, stamp) => self.stamps[block] = stamp,
+                Open::Discard(block) => self.stamps[block] = 0,
+                Open::Read(block) => {
+                    let mut bytes = [0; PAGE];
+                    let buffer = done.buffer.expect("it had one");
+                    buffer.read_at(0, &mut bytes).expect("a page");
+                    let stamp = self.stamps[block];
+                    assert!(bytes == stamped(stamp), "{block}: {:?}", &bytes[..8]);
+                }
+                Open::Flush => {}
+            }
+        }
+        let _ = self.front.kick();
+    }
+
+    fn submit(&mut self, what: u8, block: usize) {
+        if self.open.values().any(|open| open.block() == Some(block)) {
+            return;
+        }
+        let sector = Sector::new(block as u64 * 8);
+        let mut with_page = |op, bytes: [u8; PAGE]| {
+            let mut buffer = self.front.buffer(1).ok()?;
+            buffer.write_at(0, &bytes).expect("a page");
+            self.front.submit(op, sector, buffer).ok()
+        };
+        let (tag, open) = match what {
+            0 => (with_page(Op::Read, [0x5A; PAGE]), Open::Read(block)),
+            1 => {
+                let sectors = SectorCount::new(8);
+                let tag = self.front.discard(sector, sectors, false).ok();
+                (tag, Open::Discard(block))
+            }
+            2 => (self.front.flush().ok(), Open::Flush),
+            _ => {
+                self.next += 1;
+                let tag = with_page(Op::Write, stamped(self.next));
+                (tag, Open::Write(block, self.next))
+            }
+        };
+        if let Some(tag) = tag {
+            self.open.insert(tag, open);
+        }
+    }
+
+    fn step(&mut self, byte: u8, step: usize) {
+        match byte {
+            0..96 => self.submit(byte % 6, usize::from(byte / 6) % BLOCKS),
+            96..128 => self.front(),
+            128..160 => self.back(|rig| {
+                rig.service.poll(u32::from(byte % 4) + 1, rig.now);
+            }),
+            160..176 => self.back(|rig| {
+                let _ = rig.service.control();
+                rig.service.serve(Look::Due, BUDGET, rig.now);
+            }),
+            176..208 => {
+                let steps = u64::from(byte - 176) * 3;
+                self.rig().world.die_after(BACK, steps);
+            }
+            208..216 => self.restart(),
+            216..224 => self.rig().world.tick(),
+            224..240 => {
+                let hold = byte.is_multiple_of(2);
+                let disk = self.disk();
+                disk.borrow_mut().hold = hold;
+                if !hold {
+                    disk.borrow_mut().release();
+                }
+            }
+            240..244 => self.restore(),
+            _ => {
+                let rig = self.rig();
+                rig.now += std::time::Duration::from_millis(step as u64);
+            }
+        }
+    }
+
+    fn disk(&mut self) -> std::rc::Rc<std::cell::RefCell<crate::blkback_rig::Shared>> {
+        let back_dir = self.guest.back_dir.clone();
+        self.rig().disks.of(&back_dir)
+    }
+
+    /// The guest is saved and restored: its toolstack makes its nodes anew.
+    fn restore(&mut self) {
+        let dir = self.guest.dir.clone();
+        let rig = self.rig.as_mut().expect("a rig");
+        for node in [
+            "ring-ref",
+            "event-channel",
+            "ring-page-order",
+            "num-ring-pages",
+        ] {
+            // Not all of them are there.
+            let _ = rig.toolstack.rm(Tx::NONE, &format!("{dir}/{node}"));
+        }
+        let written = rig.toolstack.write_str(Tx::NONE, &dir, "state", "1");
+        written.expect("dom0 may");
+        self.front.resume().expect("a short path");
+    }
+
+    /// Lets everybody work until nothing happens any more.
+    fn settle(&mut self) {
+        for _ in 0..12 {
+            self.back(Rig::settle);
+            self.front();
+        }
+    }
+
+    fn end(&mut self) {
+        // What was ordered does not happen any more.
+        self.rig().world.die_after(BACK, u64::MAX);
+        let disk = self.disk();
+        disk.borrow_mut().hold = false;
+        disk.borrow_mut().release();
+        for _ in 0..8 {
+            self.settle();
+            if self.front.in_flight() == 0 {
+                break;
+            }
+        }
+        assert!(
+            self.open.is_empty(),
+            "{} without an answer",
+            self.open.len()
+        );
+        for block in 0..BLOCKS {
+            self.submit(0, block);
+        }
+        assert_eq!(self.open.len(), BLOCKS, "it takes requests");
+        self.settle();
+        assert!(self.open.is_empty(), "the last reads have no answer");
+        self.front.close();
+        self.settle();
+        let usage = self.rig().world.usage(DomId::new(FRONT));
+        // One page is the rig's own.
+        assert_eq!((usage.granted, usage.quarantined), (1, 0));
+        let usage = self.rig().usage();
+        assert_eq!((usage.mapped, usage.ports), (0, 0));
+    }
+}
+
+fn stamped(stamp: u64) -> [u8; PAGE] {
+    let mut page = [0; PAGE];
+    for word in page.chunks_exact_mut(8) {
+        word.copy_from_slice(&stamp.to_le_bytes());
+    }
+    page
+}
