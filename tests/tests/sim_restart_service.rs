@@ -1,5 +1,6 @@
 //! The whole service dies and another takes its place: from its journals it goes on with what it had taken.
 
+use ringfence_blkback::journal::{Journal as _, Plan, Queue};
 use ringfence_blkback::sink::IoOp;
 use ringfence_core::Words as _;
 use ringfence_core::platform::Granted;
@@ -59,6 +60,38 @@ fn what_was_in_flight_is_answered_once_by_the_next_process() {
     // And once more, with nothing in flight.
     let mut rig = rig.restarted();
     guest.round_trip(&mut rig, 6);
+}
+
+#[test]
+fn who_is_told_to_end_leaves_nothing_to_be_done_again() {
+    let mut rig = rig();
+    let mut guest = in_flight(&mut rig, 7, 5);
+    let disk = rig.disks.of(&guest.back_dir);
+    rig.service.stop();
+    // Not taken any more.
+    guest.push(&write(9, 80, guest.page.grant_ref()));
+    guest.kick();
+    rig.settle();
+    disk.borrow_mut().release();
+    rig.settle();
+    assert_eq!(guest.answers().len(), 5);
+    rig.service.flush();
+    rig.settle();
+    assert!(rig.service.is_idle());
+    let left = Queue::new(rig.disks.journal_of(&guest.back_dir), 0);
+    let rsp_prod = left.req_cons().expect("a journal");
+    assert_eq!(rsp_prod.get(), 5);
+    assert_eq!(left.found(32).plan(rsp_prod), Ok(Plan::default()));
+    let before = disk.borrow().seen.len();
+    assert_eq!(rig.state(&guest), "4");
+
+    let mut rig = rig.restarted();
+    rig.settle();
+    let again: Vec<_> = disk.borrow().seen[before..].to_vec();
+    let wanted = (IoOp::Write(ringfence_core::Sector::new(80)), 4096);
+    assert_eq!(again, [wanted], "only what was not taken");
+    let ids: Vec<u64> = guest.answers().iter().map(|answer| answer.id).collect();
+    assert_eq!(ids, [9]);
 }
 
 #[test]
