@@ -39,6 +39,9 @@ use crate::ticket::{Table, Ticket};
 /// The tag of a flush that no frontend asked for.
 const OWN_FLUSH: Tag = Tag::new(u16::MAX);
 
+/// Requests whose answers go out together, of a disk that finishes at once.
+const PART: u32 = 8;
+
 /// Pages of all buffers of a ring together: enough for a ring of one page full of requests that carry their segments, or for
 /// four of the largest. Who asks for more waits.
 const BUFFER_PAGES: usize = 1056;
@@ -312,13 +315,39 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         self.disk
     }
 
-    /// Finishes what the disk has done, takes up to `budget` requests and starts them, answers, and rings at most once.
+    /// Finishes what the disk has done, takes up to `budget` requests and starts them, and answers. Rings when the frontend
+    /// asked for it: once, unless it asks again meanwhile.
+    ///
+    /// With a disk that finishes at once, and pages that are mapped, the answers go out in parts, so that the frontend works on
+    /// the first ones while we work on the rest, and neither has to sleep until the other is through with all of them. Where
+    /// data is copied by the platform, a call for all of them is worth more.
     ///
     /// # Errors
     /// [`EngineError::Peer`] once the frontend has lied about its index, and from then on until [`stop`](Self::stop). What
     /// was done before is published all the same.
     pub fn step(&mut self, budget: u32) -> Result<Progress, EngineError> {
         self.last_refusal = None;
+        let copies = self.disk.touches_data() && self.persistent.is_none();
+        let part = match self.disk.wake() {
+            None if !copies => budget.min(PART),
+            _ => budget,
+        };
+        let mut all = Progress::default();
+        loop {
+            let pass = self.pass(part.min(budget.saturating_sub(all.taken)))?;
+            all.taken = all.taken.saturating_add(pass.taken);
+            all.answered = all.answered.saturating_add(pass.answered);
+            all.others |= pass.others;
+            all.refused = pass.refused;
+            all.more = pass.more || (all.taken == budget && budget > 0);
+            if pass.more || pass.taken < part || all.taken >= budget {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// One part of a step; `more` if something is held up.
+    fn pass(&mut self, budget: u32) -> Result<Progress, EngineError> {
         let mut answered = self.finish();
         self.take_again();
         let (allowed, fault) = match self.may_take(budget) {
@@ -351,7 +380,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
                 taken,
                 answered,
                 others: self.barriers.calls(),
-                more: waits || (taken == budget && budget > 0) || held_up,
+                more: waits || held_up,
                 refused: self.last_refusal,
             }),
         }

@@ -98,6 +98,8 @@ pub(super) struct Device<'p, P: Platform> {
     /// The image that could not be opened, or why none is named: not tried again.
     refused: Option<Result<String, String>>,
     messages: u32,
+    /// Whether the service has it among those that have something to do without being rung.
+    pub(super) listed: bool,
 }
 
 impl<'p, P: Platform> Device<'p, P> {
@@ -142,6 +144,7 @@ impl<'p, P: Platform> Device<'p, P> {
             reason: String::new(),
             refused: None,
             messages: MESSAGES,
+            listed: false,
         }
     }
 
@@ -149,6 +152,12 @@ impl<'p, P: Platform> Device<'p, P> {
     pub(super) fn masked_until(&self) -> Option<Duration> {
         let masked = self.queues.iter();
         masked.filter_map(|queue| queue.masked_until).min()
+    }
+
+    /// Whether there is, or will be, something to do without being rung.
+    pub(super) fn is_due(&self) -> bool {
+        let mut queues = self.queues.iter();
+        queues.any(|queue| queue.due || queue.masked_until.is_some() || !queue.engine.is_idle())
     }
 
     fn held(&self) -> Held {

@@ -64,6 +64,25 @@ impl Turn {
         self.control |= served.control;
         self.worked |= served.worked;
     }
+
+    /// Takes account of one device, and notes whether it is to be looked at again.
+    fn serve<P: Platform>(
+        &mut self,
+        id: DeviceId,
+        device: &mut Device<'_, P>,
+        served: Served,
+        dirty: &mut BTreeSet<DeviceId>,
+    ) {
+        self.add(served);
+        if served.control {
+            dirty.insert(id);
+        }
+        device.listed = device.is_due();
+        self.until = match (self.until, device.masked_until()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
 }
 
 /// Which rings to look at.
@@ -88,6 +107,8 @@ pub struct Service<'p, P: Platform, D, B = Polled> {
     devices: BTreeMap<DeviceId, Device<'p, P>>,
     statistics: Arc<Statistics>,
     dirty: BTreeSet<DeviceId>,
+    /// Devices that have something to do without being rung, each once: a turn costs what these cost, however many there are.
+    due: Vec<DeviceId>,
     /// Devices that are somebody else's, each of which was named once.
     foreign: BTreeSet<DeviceId>,
     rescan: bool,
@@ -135,6 +156,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             devices: BTreeMap::new(),
             statistics: Arc::default(),
             dirty: BTreeSet::new(),
+            due: Vec::new(),
             foreign: BTreeSet::new(),
             rescan: true,
             stopping: false,
@@ -314,12 +336,14 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             Ok(Life::Goes) => {}
             Ok(Life::Over) => {
                 self.devices.remove(&id);
+                self.due.retain(|due| *due != id);
                 self.statistics.remove(id);
             }
             Err(error) if is_lost(error) => return Err(error),
             // The toolstack took the nodes away under us, or a quota is reached: the next event tries again.
             Err(error) => tracing::warn!("{id}: {error}"),
         }
+        self.list(id);
         Ok(())
     }
 
@@ -348,6 +372,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             if served.control {
                 self.dirty.insert(ring.device);
             }
+            self.list(ring.device);
         }
         turn
     }
@@ -362,6 +387,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
                 self.dirty.insert(*id);
             }
         }
+        self.list_all();
         turn
     }
 
@@ -369,29 +395,71 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
     /// doorbells whose delay is over; or all of them. Each at most once, within the budget, so that no guest starves another.
     pub fn serve(&mut self, look: Look, budget: u32, now: Duration) -> Turn {
         let mut turn = Turn::default();
+        if look == Look::Due {
+            let mut due = core::mem::take(&mut self.due);
+            due.retain(|id| self.serve_one(*id, look, budget, now, &mut turn));
+            self.due = due;
+            return turn;
+        }
+        self.due.clear();
         for (id, device) in &mut self.devices {
             let served = device.serve(look, budget, now, &mut self.doorbells);
-            turn.add(served);
-            if served.control {
-                self.dirty.insert(*id);
+            turn.serve(*id, device, served, &mut self.dirty);
+            if device.listed {
+                self.due.push(*id);
             }
-            turn.until = match (turn.until, device.masked_until()) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
         }
         turn
+    }
+
+    /// Whether the device has more to do.
+    fn serve_one(
+        &mut self,
+        id: DeviceId,
+        look: Look,
+        budget: u32,
+        now: Duration,
+        turn: &mut Turn,
+    ) -> bool {
+        let Some(device) = self.devices.get_mut(&id) else {
+            return false;
+        };
+        let served = device.serve(look, budget, now, &mut self.doorbells);
+        turn.serve(id, device, served, &mut self.dirty);
+        device.listed
+    }
+
+    /// Looks whether a device has something to do without being rung.
+    fn list(&mut self, id: DeviceId) {
+        if let Some(device) = self.devices.get_mut(&id)
+            && !device.listed
+            && device.is_due()
+        {
+            device.listed = true;
+            self.due.push(id);
+        }
+    }
+
+    fn list_all(&mut self) {
+        for (id, device) in &mut self.devices {
+            if !device.listed && device.is_due() {
+                device.listed = true;
+                self.due.push(*id);
+            }
+        }
     }
 
     /// Takes no more requests, for ever. What was taken is finished by [`serve`](Self::serve).
     pub fn stop(&mut self) {
         self.stopping = true;
         self.devices.values_mut().for_each(Device::stop);
+        self.list_all();
     }
 
     /// Starts a flush of every connected disk.
     pub fn flush(&mut self) {
         self.devices.values_mut().for_each(Device::flush);
+        self.list_all();
     }
 
     /// Whether nothing is in flight.

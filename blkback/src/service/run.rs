@@ -128,6 +128,12 @@ struct Epoll {
 /// Looks at the rings between two looks at the descriptors, while spinning.
 const LOOKS: u32 = 64;
 
+/// Looks at the rings between two looks at the clock.
+const LOOKS_PER_CLOCK: u32 = 8;
+
+/// Looks at the rings that have more to do between two looks at the descriptors, while not spinning.
+const ROUNDS: u32 = 8;
+
 /// Between two looks at the sizes of the disks, while there is work.
 const REFRESH: Duration = Duration::from_secs(1);
 
@@ -156,15 +162,20 @@ where
         let mut flushed = false;
         let mut was_spinning = false;
         let mut control = true;
+        let mut now = self.start;
         loop {
-            let spinning = self.is_spinning() && !stopping;
+            if self.looks.is_multiple_of(LOOKS_PER_CLOCK) {
+                now = Instant::now();
+            }
+            let spinning = self.is_spinning(now) && !stopping;
             let look = match (spinning, was_spinning) {
                 (true, _) => Look::Poll,
                 (false, true) => Look::Arm,
                 (false, false) => Look::Due,
             };
             was_spinning = spinning;
-            let mut turn = self.service.serve(look, budget, self.start.elapsed());
+            let time = now.saturating_duration_since(self.start);
+            let mut turn = self.service.serve(look, budget, time);
             if turn.control || control {
                 control = self.service.control()?;
                 // A connection just made has its first look at the ring to come.
@@ -179,16 +190,21 @@ where
                 turn.again = true;
             }
             if turn.worked {
-                self.last_work = Instant::now();
+                self.last_work = now;
             }
             // Only where somebody is there to notice: a disk that nobody uses can wait.
-            if self.last_work.duration_since(self.last_refresh) >= REFRESH && !stopping {
+            if self.last_work.saturating_duration_since(self.last_refresh) >= REFRESH && !stopping {
                 self.last_refresh = self.last_work;
                 self.service.refresh()?;
             }
             if spinning && self.looks < LOOKS {
                 self.looks = self.looks.saturating_add(1);
                 std::hint::spin_loop();
+                continue;
+            }
+            // Whoever keeps us busy costs no system call, for a while.
+            if turn.again && !spinning && self.looks < ROUNDS {
+                self.looks = self.looks.saturating_add(1);
                 continue;
             }
             self.looks = 0;
@@ -204,10 +220,10 @@ where
         }
     }
 
-    fn is_spinning(&self) -> bool {
+    fn is_spinning(&self, now: Instant) -> bool {
         match self.options.waiting {
             Waiting::Block => false,
-            Waiting::Spin(time) => self.last_work.elapsed() < time,
+            Waiting::Spin(time) => now.saturating_duration_since(self.last_work) < time,
             Waiting::Poll => true,
         }
     }
@@ -235,6 +251,7 @@ where
             Err(errno) => return Err(error("epoll_wait", errno).into()),
         };
         let mut woken = Woken::default();
+        let now = Instant::now();
         for event in events.iter() {
             match event.data.u64() {
                 STORE => woken.control = true,
@@ -242,11 +259,11 @@ where
                 DISKS => {}
                 STOP => woken.stop = true,
                 token => {
-                    let now = self.start.elapsed();
-                    let turn = self.service.rung(ring(token), budget, now);
+                    let time = now.saturating_duration_since(self.start);
+                    let turn = self.service.rung(ring(token), budget, time);
                     woken.control |= turn.control;
                     if turn.worked {
-                        self.last_work = Instant::now();
+                        self.last_work = now;
                     }
                 }
             }
