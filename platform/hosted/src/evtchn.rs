@@ -4,6 +4,7 @@
 //! notification of the other end would then never return. A pipe's two ends are separate descriptions, each held by one domain
 //! (and the broker, for the domain's next process), and a full pipe is as good as a pending event.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -39,9 +40,14 @@ impl platform::Channel for Channel {
     }
 
     fn take_pending(&self) -> Result<bool, PlatformError> {
-        let mut bytes = [0u8; DRAIN];
-        match rustix::io::retry_on_intr(|| rustix::io::read(&self.pending, &mut bytes)) {
-            Ok(count) => Ok(count > 0),
+        // Nobody looks at them, and zeros would cost more than the call.
+        let mut bytes = [MaybeUninit::<u8>::uninit(); DRAIN];
+        let mut read = || match rustix::io::read(&self.pending, &mut bytes[..]) {
+            Ok((bytes, _)) => Ok(!bytes.is_empty()),
+            Err(errno) => Err(errno),
+        };
+        match rustix::io::retry_on_intr(&mut read) {
+            Ok(rung) => Ok(rung),
             Err(Errno::AGAIN) => Ok(false),
             Err(errno) => Err(failed("read", errno)),
         }
