@@ -12,12 +12,26 @@ use ringfence_core::{DomId, EvtchnPort, GrantRef};
 use crate::boot::{COMMAND_LINE, Source};
 use crate::evtchn::{self, Channel};
 use crate::grants::{self, Granted, Quarantine};
+use crate::hypercall::{HypercallError, Number, call};
 use crate::mapping::{self, Mapping};
 use crate::memory::Translation;
 use crate::pool::Pool;
 use crate::shared::SharedInfo;
 use crate::store::GuestStore;
 use crate::table::GrantTable;
+
+/// `VCPUOP_get_runstate_info`.
+const GET_RUNSTATE_INFO: u64 = 4;
+
+/// `struct vcpu_runstate_info` of `xen/vcpu.h`.
+#[derive(Default)]
+#[repr(C)]
+struct RunState {
+    state: i32,
+    state_entry_time: u64,
+    running: u64,
+    others: [u64; 3],
+}
 
 /// All there is of a guest. One processor, no interrupts: cells suffice.
 pub(crate) struct Machine {
@@ -74,6 +88,18 @@ impl Guest {
     /// Time since Xen started. It is another one's after the guest was saved and restored.
     pub fn now(self) -> Duration {
         self.0.shared.now()
+    }
+
+    /// How long the processor has run this guest since it began, with what Xen did for it.
+    ///
+    /// # Errors
+    /// Xen refused.
+    pub fn run_time(self) -> Result<Duration, HypercallError> {
+        let mut found = RunState::default();
+        let at = (&raw mut found) as u64;
+        // SAFETY: the struct of this operation, for our one processor.
+        unsafe { call(Number::VcpuOp, [GET_RUNSTATE_INFO, 0, at, 0])? };
+        Ok(Duration::from_nanos(found.running))
     }
 
     /// Time of day: since the start of 1970, UTC.

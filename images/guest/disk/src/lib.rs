@@ -48,38 +48,47 @@ pub struct Disk {
 pub struct Reader(pub Rc<RefCell<Disk>>);
 
 impl Disk {
-    /// Waits until the disk of this directory is connected.
+    /// The disk of this directory, which is not connected yet.
     ///
     /// # Errors
-    /// The backend has none, or nobody answers.
-    pub fn connect(guest: Guest, store: Box<GuestStore>, dir: &str) -> Result<Self> {
-        let mut disk = Self {
+    /// The name of the directory is too long.
+    pub fn new(guest: Guest, store: Box<GuestStore>, dir: &str) -> Result<Self> {
+        Ok(Self {
             guest,
             store,
             front: Frontend::new(guest, dir)?,
             bytes: 0,
             idle: Vec::new(),
-        };
-        disk.step()?;
-        while disk.front.info().is_none() {
-            disk.store.wait(Some(PATIENCE))?;
-            disk.news()?;
-        }
-        Ok(disk)
+        })
     }
 
-    /// Lets go of it, in order. Gives back the store.
+    /// Waits until it is connected.
+    ///
+    /// # Errors
+    /// The backend has none, or nobody answers.
+    pub fn connect(&mut self) -> Result<()> {
+        self.step()?;
+        while self.front.info().is_none() {
+            self.store.wait(Some(PATIENCE))?;
+            self.news()?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of it, in order as far as the backend keeps to it. Gives back the store.
     ///
     /// # Errors
     /// The store failed.
     pub fn close(mut self) -> Result<Box<GuestStore>> {
         self.idle.clear();
         self.front.close();
-        while !matches!(
-            self.front.step(&mut *self.store)?,
-            Some(Event::Disconnected | Event::Closed)
-        ) {
-            self.store.wait(Some(PATIENCE))?;
+        let end = self.guest.now() + PATIENCE;
+        while self.guest.now() < end {
+            match self.front.step(&mut *self.store)? {
+                Some(Event::Disconnected | Event::Closed) => break,
+                Some(_) => continue,
+                None => self.store.wait(Some(PATIENCE))?,
+            }
             while self.store.next_watch()?.is_some() {}
         }
         Ok(self.store)
