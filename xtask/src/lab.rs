@@ -162,7 +162,7 @@ fn run_all(
                 let took = start.elapsed();
                 report(&scenario.name, &verdict, took);
                 counts += count(&scenario.name, &verdict, &expected);
-                results.add(scenario, &verdict, took, &peers)?;
+                results.add(scenario, &verdict, took, &peers, &[])?;
             }
             continue;
         }
@@ -186,13 +186,13 @@ fn run_all(
                 );
                 Boot::start(layout, &machine, &initrd, &log, options.patience)?.follow(
                     &waiting,
-                    |name, verdict, took| {
+                    |name, verdict, took, figures| {
                         report(name, &verdict, took);
                         counts += count(name, &verdict, &expected);
                         if let Some(scenario) = waiting.iter().find(|s| s.name == name)
                             && noted.is_ok()
                         {
-                            noted = results.add(scenario, &verdict, took, &peers);
+                            noted = results.add(scenario, &verdict, took, &peers, figures);
                         }
                         ended.push(name.to_owned());
                     },

@@ -35,6 +35,8 @@ enum Report {
     Ready,
     Begin(String),
     Why(String),
+    /// `WHAT: VALUE`, measured by the scenario that runs.
+    Figure(String),
     End(String, i32),
     Skip(String, String),
     Done,
@@ -53,6 +55,7 @@ impl Report {
             "READY" => Self::Ready,
             "BEGIN" => Self::Begin(name.to_owned()),
             "WHY" => Self::Why(rest.to_owned()),
+            "FIGURE" => Self::Figure(rest.to_owned()),
             "END" => more
                 .parse()
                 .map_or(Self::Other, |status| Self::End(name.to_owned(), status)),
@@ -110,15 +113,16 @@ impl Boot {
         })
     }
 
-    /// Follows it to the end; `ended` hears of each scenario in turn, with its time. Whatever is not named
-    /// there did not run.
+    /// Follows it to the end; `ended` hears of each scenario in turn, with its time and the figures that it measured. Whatever
+    /// is not named there did not run.
     pub(crate) fn follow(
         mut self,
         scenarios: &[Scenario],
-        mut ended: impl FnMut(&str, Verdict, Duration),
+        mut ended: impl FnMut(&str, Verdict, Duration, &[String]),
     ) -> Result<()> {
         let mut current: Option<(String, Instant)> = None;
         let mut why = Vec::new();
+        let mut figures = Vec::new();
         let clean_up = TO_CLEAN_UP * self.patience;
         let mut deadline = self.start + TO_BOOT * self.patience;
         let broken = loop {
@@ -136,9 +140,11 @@ impl Boot {
                     let limit = scenarios.iter().find(|s| s.name == name).map(|s| s.limit);
                     deadline = now + limit.unwrap_or_default() + clean_up;
                     why.clear();
+                    figures.clear();
                     current = Some((name, now));
                 }
                 Report::Why(text) => why.push(text),
+                Report::Figure(text) => figures.push(text),
                 Report::End(name, status) => {
                     let began = current.take().map_or(now, |(_, began)| began);
                     let verdict = if status == 0 && why.is_empty() {
@@ -148,10 +154,12 @@ impl Boot {
                         why.insert(0, format!("exit status {status}"));
                         Verdict::Failed(why.join("; "))
                     };
-                    ended(&name, verdict, now - began);
+                    ended(&name, verdict, now - began, &figures);
                     deadline = now + clean_up;
                 }
-                Report::Skip(name, why) => ended(&name, Verdict::Skipped(why), Duration::ZERO),
+                Report::Skip(name, why) => {
+                    ended(&name, Verdict::Skipped(why), Duration::ZERO, &[]);
+                }
                 Report::Done => return self.stop(),
                 Report::Other => {}
             }
@@ -161,7 +169,7 @@ impl Boot {
         writeln!(self.log, "{text}")?;
         let now = Instant::now();
         match current {
-            Some((name, began)) => ended(&name, Verdict::Failed(text), now - began),
+            Some((name, began)) => ended(&name, Verdict::Failed(text), now - began, &[]),
             // A machine that does not come up will not the next time either.
             None => {
                 for scenario in scenarios {
@@ -169,6 +177,7 @@ impl Boot {
                         &scenario.name,
                         Verdict::Failed(text.clone()),
                         Duration::ZERO,
+                        &[],
                     );
                 }
             }
@@ -275,6 +284,10 @@ mod tests {
         assert_eq!(
             Report::parse("LAB WHY a leak"),
             Report::Why("a leak".into())
+        );
+        assert_eq!(
+            Report::parse("LAB FIGURE bytes: 12"),
+            Report::Figure("bytes: 12".into())
         );
         assert_eq!(Report::parse("g1| LAB DONE"), Report::Other);
     }

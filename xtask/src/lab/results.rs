@@ -53,6 +53,7 @@ impl Results {
         verdict: &Verdict,
         took: Duration,
         peers: &[(&'static str, String)],
+        figures: &[String],
     ) -> Result<()> {
         let (outcome, why) = match verdict {
             Verdict::Passed => ("passed", None),
@@ -69,6 +70,7 @@ impl Results {
             "seconds": (took.as_secs_f64() * 10.0).round() / 10.0,
             "shows": scenario.shows,
             "peers": peers,
+            "figures": figures,
         });
         self.scenarios.insert(scenario.name.clone(), entry);
         let all = json!({ "commit": self.commit, "scenarios": self.scenarios });
@@ -102,6 +104,20 @@ impl Results {
         scenarios.filter_map(|(name, entry)| Some((name.as_str(), entry["outcome"].as_str()?)))
     }
 
+    /// `WHAT: VALUE`, with the scenario that measured it and passed.
+    pub(crate) fn figures(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.scenarios
+            .iter()
+            .filter(|(_, entry)| entry["outcome"] == "passed")
+            .flat_map(|(name, entry)| {
+                let figures = entry["figures"].as_array().into_iter().flatten();
+                figures.filter_map(move |figure| {
+                    let (what, value) = figure.as_str()?.rsplit_once(": ")?;
+                    Some((what, value, name.as_str()))
+                })
+            })
+    }
+
     /// Versions of the peers, as the last run had them.
     pub(crate) fn peers(&self) -> Option<&Map<String, Value>> {
         self.scenarios.values().next_back()?["peers"].as_object()
@@ -124,7 +140,8 @@ pub(crate) mod tests {
     pub(crate) fn example(commit: &str) -> Results {
         let peers = json!({ "linux": "6.1", "xen": "4.17" });
         let old = json!({ "commit": "c1", "scenarios": {
-            "disk": { "outcome": "passed", "shows": ["Linux: fsck", "Linux: trim"], "peers": peers },
+            "disk": { "outcome": "passed", "shows": ["Linux: fsck", "Linux: trim"], "peers": peers,
+                "figures": ["bytes: 12"] },
             "trim": { "outcome": "failed", "shows": ["Linux: trim"], "peers": peers },
         }});
         Results::of(PathBuf::new(), commit, &old)

@@ -79,6 +79,13 @@ fn page(results: &Results, list: &str) -> Result<String> {
             let _ = writeln!(page, "| {feature} | {mark} | {} |", names.join(", "));
         }
     }
+    let figures: Vec<_> = results.figures().collect();
+    if !figures.is_empty() {
+        page += "\n## Figures\n\n| what | | scenario |\n|---|---|---|\n";
+        for (what, value, name) in figures {
+            let _ = writeln!(page, "| {what} | {value} | `{name}` |");
+        }
+    }
     Ok(page)
 }
 
@@ -97,6 +104,7 @@ mod tests {
             "| trim | **failed** | `trim` |",
             "| resize | not yet |  |",
             "| verify | not yet |  |",
+            "| bytes | 12 | `disk` |",
         ] {
             assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
         }
