@@ -7,7 +7,6 @@ mod conformance;
 mod fleet;
 mod hostile;
 mod native;
-mod scribble;
 
 use clap::{Parser, Subcommand};
 use ringfence_core::DomId;
@@ -62,16 +61,6 @@ enum Command {
         #[arg(long, default_value_t = 51712)]
         vdev: u32,
     },
-    /// Write what no backend may to the ring or the nodes of another domain's disk that this domain serves
-    Scribble {
-        /// Whose disk
-        #[arg(value_parser = domid)]
-        front: DomId,
-        /// Its number
-        vdev: u32,
-        /// What to write
-        way: scribble::Way,
-    },
     /// Print what the agents in these domains hold
     Census {
         /// The domains
@@ -114,10 +103,6 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
             back,
             vdev,
         } => hostile::on_block(attacker, bystander, back, vdev),
-        Command::Scribble { front, vdev, way } => {
-            scribble::run(front, vdev, way)?;
-            Ok(std::process::ExitCode::SUCCESS)
-        }
         Command::Census { domains } => Ok(census::print(&domains)),
     }
 }
