@@ -136,6 +136,16 @@ fn sim_worlds() {
 }
 
 #[test]
+fn the_worlds_of_the_corpus_are_eventful() {
+    let mut all = fuzz::worlds::Tally::default();
+    for file in files(&here("corpus/sim_worlds")) {
+        all += fuzz::worlds::live(&fs::read(file).expect("readable"));
+    }
+    assert!(all.deaths >= 10 && all.restores >= 3, "{all:?}");
+    assert!(all.answers >= 100 && all.repeated >= 3, "{all:?}");
+}
+
+#[test]
 fn store_client() {
     run("store_client");
 }

@@ -44,6 +44,29 @@ struct Scene {
     /// The stamp that each place holds.
     stamps: [u64; BLOCKS],
     next: u64,
+    tally: Tally,
+}
+
+/// What happened in a world.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Tally {
+    /// Processes of the driver domain that died.
+    pub deaths: u32,
+    /// Times that the guest was restored.
+    pub restores: u32,
+    /// Requests that were answered.
+    pub answers: u32,
+    /// Requests that a connection left to the next one.
+    pub repeated: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.deaths += other.deaths;
+        self.restores += other.restores;
+        self.answers += other.answers;
+        self.repeated += other.repeated;
+    }
 }
 
 /// Lets each byte of the data do something: a request, a turn of one of the two, a death of the driver domain's process at some
@@ -53,16 +76,26 @@ struct Scene {
 /// # Panics
 /// If not.
 pub fn sim_worlds(data: &[u8]) {
-    let (first, data) = data.split_first().unwrap_or((&0, data));
+    live(data);
+}
+
+/// The same; says what happened.
+///
+/// # Panics
+/// As [`sim_worlds`].
+pub fn live(world: &[u8]) -> Tally {
+    let (first, steps) = world.split_first().unwrap_or((&0, world));
     let world = match first % 4 {
         0 => World::new(),
         seed => World::with(u64::from(*first), hostile(seed), Limits::DEFAULT),
     };
     let mut scene = Scene::new(world);
-    for (step, byte) in data.iter().take(STEPS).enumerate() {
+    for (step, byte) in steps.iter().take(STEPS).enumerate() {
         scene.step(*byte, step);
     }
     scene.end();
+    scene.tally.repeated = scene.front.counters().repeated;
+    scene.tally
 }
 
 /// Doorbells that take their time, come twice, or both.
@@ -89,6 +122,7 @@ impl Scene {
             open: BTreeMap::new(),
             stamps: [0; BLOCKS],
             next: 0,
+            tally: Tally::default(),
         };
         scene.settle();
         scene
@@ -109,6 +143,7 @@ impl Scene {
     fn restart(&mut self) {
         for _ in 0..8 {
             let Some(rig) = self.rig.take() else { return };
+            self.tally.deaths += 1;
             let mut rig = rig.restarted();
             let alive = Crash::catch(|| rig.service.control().map(|_| ())).is_some();
             self.rig = Some(rig);
@@ -127,6 +162,7 @@ impl Scene {
         {}
         while let Some(done) = self.front.reap().expect("an honest backend") {
             let open = self.open.remove(&done.tag).expect("each answer once");
+            self.tally.answers += 1;
             assert_eq!(done.result, Ok(()), "nothing fails here");
             match open {
                 Open::Write(block, stamp) => self.stamps[block] = stamp,
@@ -227,6 +263,7 @@ impl Scene {
         let written = rig.toolstack.write_str(Tx::NONE, &dir, "state", "1");
         written.expect("dom0 may");
         self.front.resume().expect("a short path");
+        self.tally.restores += 1;
     }
 
     /// Lets everybody work until nothing happens any more.
