@@ -3,9 +3,8 @@
 use alloc::vec::Vec;
 
 use ringfence_core::platform::{self, Access, GrantError, GrantStatus, PlatformError};
-use ringfence_core::{DomId, GrantRef, PAGE, SharedMem};
+use ringfence_core::{DomId, GrantRef, PAGE};
 use ringfence_mem::RawPages;
-use zerocopy::{FromBytes, IntoBytes};
 
 use crate::Guest;
 use crate::memory::page;
@@ -118,33 +117,4 @@ impl Drop for Granted {
     }
 }
 
-impl SharedMem for Granted {
-    #[inline]
-    fn len(&self) -> usize {
-        self.pages.len()
-    }
-    #[inline]
-    fn load_u32(&self, offset: usize) -> u32 {
-        self.pages.load_u32(offset)
-    }
-    #[inline]
-    fn store_u32(&self, offset: usize, value: u32) {
-        self.pages.store_u32(offset, value);
-    }
-    #[inline]
-    fn read_value<T: FromBytes + IntoBytes>(&self, offset: usize) -> T {
-        self.pages.read_value(offset)
-    }
-    #[inline]
-    fn read(&self, offset: usize, dst: &mut [u8]) {
-        self.pages.read(offset, dst);
-    }
-    #[inline]
-    fn write(&self, offset: usize, src: &[u8]) {
-        self.pages.write(offset, src);
-    }
-    #[inline]
-    fn fence(&self) {
-        self.pages.fence();
-    }
-}
+ringfence_mem::shared_by_pages!(Granted);

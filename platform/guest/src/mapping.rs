@@ -9,7 +9,6 @@ use ringfence_core::wire::grant_table::{
 };
 use ringfence_core::{DomId, GrantRef, PAGE, SharedMem};
 use ringfence_mem::RawPages;
-use zerocopy::{FromBytes, IntoBytes};
 
 use crate::Guest;
 use crate::hypercall::DOMID_SELF;
@@ -174,33 +173,4 @@ fn copy_one(guest: Guest, peer: DomId, op: &GrantCopy<'_>) -> Result<GrantStatus
     Ok(GrantStatus::OKAY)
 }
 
-impl SharedMem for Mapping {
-    #[inline]
-    fn len(&self) -> usize {
-        self.pages.len()
-    }
-    #[inline]
-    fn load_u32(&self, offset: usize) -> u32 {
-        self.pages.load_u32(offset)
-    }
-    #[inline]
-    fn store_u32(&self, offset: usize, value: u32) {
-        self.pages.store_u32(offset, value);
-    }
-    #[inline]
-    fn read_value<T: FromBytes + IntoBytes>(&self, offset: usize) -> T {
-        self.pages.read_value(offset)
-    }
-    #[inline]
-    fn read(&self, offset: usize, dst: &mut [u8]) {
-        self.pages.read(offset, dst);
-    }
-    #[inline]
-    fn write(&self, offset: usize, src: &[u8]) {
-        self.pages.write(offset, src);
-    }
-    #[inline]
-    fn fence(&self) {
-        self.pages.fence();
-    }
-}
+ringfence_mem::shared_by_pages!(Mapping);

@@ -416,28 +416,4 @@ impl Drop for Region {
     }
 }
 
-macro_rules! shared_mem {
-    ($($type:ty),*) => {$(
-        impl SharedMem for $type {
-            fn len(&self) -> usize {
-                self.pages.len()
-            }
-            fn load_u32(&self, offset: usize) -> u32 {
-                self.pages.load_u32(offset)
-            }
-            fn store_u32(&self, offset: usize, value: u32) {
-                self.pages.store_u32(offset, value);
-            }
-            fn read(&self, offset: usize, dst: &mut [u8]) {
-                self.pages.read(offset, dst);
-            }
-            fn write(&self, offset: usize, src: &[u8]) {
-                self.pages.write(offset, src);
-            }
-            fn fence(&self) {
-                self.pages.fence();
-            }
-        }
-    )*};
-}
-shared_mem!(Granted, Mapping);
+ringfence_mem::shared_by_pages!(Granted, Mapping);

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ringfence_core::platform::{self, Access, GrantError, GrantStatus};
-use ringfence_core::{DomId, GrantRef, PAGE, SharedMem};
+use ringfence_core::{DomId, GrantRef, PAGE};
 use ringfence_mem::RawPages;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
-use zerocopy::{FromBytes, IntoBytes};
 
 use crate::ioctl::{call, failed, number};
 
@@ -157,36 +156,7 @@ impl Drop for Granted {
     }
 }
 
-impl SharedMem for Granted {
-    #[inline]
-    fn len(&self) -> usize {
-        self.pages.len()
-    }
-    #[inline]
-    fn load_u32(&self, offset: usize) -> u32 {
-        self.pages.load_u32(offset)
-    }
-    #[inline]
-    fn store_u32(&self, offset: usize, value: u32) {
-        self.pages.store_u32(offset, value);
-    }
-    #[inline]
-    fn read_value<T: FromBytes + IntoBytes>(&self, offset: usize) -> T {
-        self.pages.read_value(offset)
-    }
-    #[inline]
-    fn read(&self, offset: usize, dst: &mut [u8]) {
-        self.pages.read(offset, dst);
-    }
-    #[inline]
-    fn write(&self, offset: usize, src: &[u8]) {
-        self.pages.write(offset, src);
-    }
-    #[inline]
-    fn fence(&self) {
-        self.pages.fence();
-    }
-}
+ringfence_mem::shared_by_pages!(Granted);
 
 #[cfg(test)]
 mod tests {

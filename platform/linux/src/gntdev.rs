@@ -242,36 +242,7 @@ impl Drop for Mapping {
     }
 }
 
-impl SharedMem for Mapping {
-    #[inline]
-    fn len(&self) -> usize {
-        self.pages.len()
-    }
-    #[inline]
-    fn load_u32(&self, offset: usize) -> u32 {
-        self.pages.load_u32(offset)
-    }
-    #[inline]
-    fn store_u32(&self, offset: usize, value: u32) {
-        self.pages.store_u32(offset, value);
-    }
-    #[inline]
-    fn read_value<T: zerocopy::FromBytes + IntoBytes>(&self, offset: usize) -> T {
-        self.pages.read_value(offset)
-    }
-    #[inline]
-    fn read(&self, offset: usize, dst: &mut [u8]) {
-        self.pages.read(offset, dst);
-    }
-    #[inline]
-    fn write(&self, offset: usize, src: &[u8]) {
-        self.pages.write(offset, src);
-    }
-    #[inline]
-    fn fence(&self) {
-        self.pages.fence();
-    }
-}
+ringfence_mem::shared_by_pages!(Mapping);
 
 #[cfg(test)]
 mod tests {

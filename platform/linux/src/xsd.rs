@@ -5,13 +5,15 @@ use std::io::{Error, ErrorKind, Result};
 use std::path::Path;
 use std::ptr::NonNull;
 
-use ringfence_core::{EvtchnPort, PAGE, SharedMem};
+use ringfence_core::{EvtchnPort, PAGE};
 use ringfence_mem::RawPages;
 use rustix::mm::{MapFlags, ProtFlags};
 
 /// The store ring page of dom0's kernel, `/proc/xen/xsd_kva`. Dropping it unmaps it.
 #[derive(Debug)]
-pub struct KernelPage(RawPages);
+pub struct KernelPage {
+    pages: RawPages,
+}
 
 impl KernelPage {
     /// Maps the page.
@@ -37,38 +39,20 @@ impl KernelPage {
         .map_err(|errno| named(errno.into()))?;
         let base = NonNull::new(base.cast()).ok_or(ErrorKind::InvalidData)?;
         // SAFETY: just mapped, and unmapped by our drop only.
-        Ok(Self(unsafe { RawPages::new(base, PAGE) }))
+        let pages = unsafe { RawPages::new(base, PAGE) };
+        Ok(Self { pages })
     }
 }
 
 impl Drop for KernelPage {
     fn drop(&mut self) {
         // SAFETY: mapped by `map_at` at this place and length; nobody uses it after us.
-        let unmapped = unsafe { rustix::mm::munmap(self.0.as_ptr().cast(), PAGE) };
+        let unmapped = unsafe { rustix::mm::munmap(self.pages.as_ptr().cast(), PAGE) };
         debug_assert_eq!(unmapped, Ok(()));
     }
 }
 
-impl SharedMem for KernelPage {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-    fn load_u32(&self, offset: usize) -> u32 {
-        self.0.load_u32(offset)
-    }
-    fn store_u32(&self, offset: usize, value: u32) {
-        self.0.store_u32(offset, value);
-    }
-    fn read(&self, offset: usize, dst: &mut [u8]) {
-        self.0.read(offset, dst);
-    }
-    fn write(&self, offset: usize, src: &[u8]) {
-        self.0.write(offset, src);
-    }
-    fn fence(&self) {
-        self.0.fence();
-    }
-}
+ringfence_mem::shared_by_pages!(KernelPage);
 
 /// The port of dom0's kernel that xenstored is to bind, `/proc/xen/xsd_port`.
 ///
@@ -90,6 +74,7 @@ fn port_at(path: &Path) -> Result<EvtchnPort> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ringfence_core::SharedMem as _;
 
     #[test]
     fn both_are_read_and_what_is_wrong_is_named() {

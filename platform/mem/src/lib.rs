@@ -6,12 +6,57 @@
 
 mod copy;
 
+#[doc(hidden)]
+pub use ringfence_core as core_crate;
+#[doc(hidden)]
+pub use zerocopy;
+
 use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ringfence_core::{PAGE, SharedMem};
 use zerocopy::{FromBytes, IntoBytes};
+
+/// Implements [`SharedMem`] for types that own memory and reach it by a field `pages`, a [`RawPages`].
+#[macro_export]
+macro_rules! shared_by_pages {
+    ($($type:ty),*) => {$(
+        impl $crate::core_crate::SharedMem for $type {
+            #[inline]
+            fn len(&self) -> usize {
+                self.pages.len()
+            }
+            #[inline]
+            fn load_u32(&self, offset: usize) -> u32 {
+                self.pages.load_u32(offset)
+            }
+            #[inline]
+            fn store_u32(&self, offset: usize, value: u32) {
+                self.pages.store_u32(offset, value);
+            }
+            #[inline]
+            fn read_value<T>(&self, offset: usize) -> T
+            where
+                T: $crate::zerocopy::FromBytes + $crate::zerocopy::IntoBytes,
+            {
+                self.pages.read_value(offset)
+            }
+            #[inline]
+            fn read(&self, offset: usize, dst: &mut [u8]) {
+                self.pages.read(offset, dst);
+            }
+            #[inline]
+            fn write(&self, offset: usize, src: &[u8]) {
+                self.pages.write(offset, src);
+            }
+            #[inline]
+            fn fence(&self) {
+                self.pages.fence();
+            }
+        }
+    )*};
+}
 
 /// `len` bytes at `base` that others read and write at any moment.
 ///
