@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const READ: usize = 4096;
 /// Bytes of the disk, of which nothing is stored.
 pub const DISK: u64 = 1 << 30;
+/// The most reads in flight.
+pub const DEEPEST: usize = 32;
 
 /// Places of reads: the same for both sides.
 #[derive(Debug)]
@@ -42,6 +44,14 @@ impl Waiting {
         match self {
             Self::Events => "both wait for events",
             Self::Spin => "both may spin",
+        }
+    }
+
+    /// As the command line says it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Spin => "spin",
         }
     }
 }

@@ -1,17 +1,21 @@
-//! 4 KiB random reads on a disk that touches no data on either side, front and back in two processes: ours against
-//! vhost-user-blk.
+//! What a disk costs, front and back in two processes: ours against others in the same run.
 //!
 //! The measurements take turns, and a row tells the medians.
 
+mod disks;
+mod file;
+mod kills;
 mod load;
+mod meter;
+mod null;
 mod ours;
 mod peer;
 mod report;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Parser;
 use load::{Load, Waiting};
-use report::Row;
+use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +23,9 @@ use std::time::Duration;
 struct Options {
     #[command(subcommand)]
     half: Option<ours::Half>,
+    /// What to measure
+    #[arg(long, value_enum, default_value = "null")]
+    what: What,
     /// Write the rows to this file too
     #[arg(long)]
     json: Option<PathBuf>,
@@ -28,6 +35,62 @@ struct Options {
     /// Length of one measurement
     #[arg(long, default_value_t = 1000)]
     millis: u64,
+    /// Only this way of waiting
+    #[arg(long)]
+    waiting: Option<Waiting>,
+    /// Only this number of reads in flight
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=32))]
+    depth: Option<u16>,
+    /// Without the peer: for a profile
+    #[arg(long)]
+    alone: bool,
+    /// How often the driver domain is killed
+    #[arg(long, default_value_t = 200)]
+    kills: u32,
+    /// Where the file of a bench on files is made
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// Random reads on a disk that touches no data, against vhost-user-blk
+    Null,
+    /// Random reads and writes on a file past the page cache, against io_uring on the file itself
+    File,
+    /// One busy disk among many in one driver domain, and what an idle one takes
+    Disks,
+    /// How long a guest waits when the driver domain's process is killed
+    Kills,
+}
+
+impl Options {
+    fn loads(&self) -> Vec<Load> {
+        let ways: &[Waiting] = match &self.waiting {
+            Some(way) => std::slice::from_ref(way),
+            None => &[Waiting::Events, Waiting::Spin],
+        };
+        let depths = self.depth.map_or_else(|| vec![1, 32], |depth| vec![depth]);
+        let loads = ways
+            .iter()
+            .flat_map(|waiting| depths.iter().map(|depth| self.load(*waiting, *depth)));
+        loads.collect()
+    }
+
+    fn load(&self, waiting: Waiting, depth: u16) -> Load {
+        Load {
+            depth: usize::from(depth),
+            waiting,
+            time: Duration::from_millis(self.millis),
+        }
+    }
+
+    fn write(&self, rows: &impl Serialize) -> Result<()> {
+        if let Some(file) = &self.json {
+            std::fs::write(file, serde_json::to_string_pretty(rows)?)?;
+        }
+        Ok(())
+    }
 }
 
 fn main() -> Result<()> {
@@ -35,41 +98,10 @@ fn main() -> Result<()> {
     if let Some(half) = &options.half {
         return ours::half(half);
     }
-    let Some(version) = peer::version() else {
-        bail!("qemu-storage-daemon is not installed: apt-get install qemu-utils");
-    };
-    let time = Duration::from_millis(options.millis);
-    let loads: Vec<Load> = [Waiting::Events, Waiting::Spin]
-        .into_iter()
-        .flat_map(|waiting| {
-            [1, 32].map(|depth| Load {
-                depth,
-                waiting,
-                time,
-            })
-        })
-        .collect();
-    let mut rates = vec![[const { Vec::new() }; 2]; loads.len()];
-    for round in 0..options.rounds {
-        for (load, [ours, theirs]) in loads.iter().zip(&mut rates) {
-            // Who goes first changes, so that neither always follows the other.
-            if round % 2 == 0 {
-                ours.push(ours::measure(load)?);
-            }
-            theirs.push(peer::measure(load)?);
-            if round % 2 == 1 {
-                ours.push(ours::measure(load)?);
-            }
-        }
+    match options.what {
+        What::Null => null::run(&options),
+        What::File => file::run(&options),
+        What::Disks => disks::run(&options),
+        What::Kills => kills::run(&options),
     }
-    let rows: Vec<Row> = loads
-        .iter()
-        .zip(rates)
-        .map(|(load, [ours, theirs])| Row::new(load, &version, ours, theirs))
-        .collect();
-    report::print(&rows);
-    if let Some(file) = &options.json {
-        std::fs::write(file, serde_json::to_string_pretty(&rows)?)?;
-    }
-    Ok(())
 }

@@ -1,6 +1,7 @@
-//! The peer: `qemu-storage-daemon` serving vhost-user-blk over null-co, driven by the crate `blkio`.
+//! The peers: `qemu-storage-daemon` serving vhost-user-blk over null-co, and io_uring on a file, both driven by the crate `blkio`.
 
-use crate::load::{BACK_CPU, DISK, FRONT_CPU, Load, Places, READ, Waiting, pin};
+use crate::load::{BACK_CPU, DEEPEST, DISK, FRONT_CPU, Load, Places, READ, Waiting, pin};
+use crate::meter::{Meter, Now, Outcome, Spent};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use blkio::{Blkio, Blkioq, Completion, ReqFlags};
 use std::mem::MaybeUninit;
@@ -11,8 +12,8 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 const PROGRAM: &str = "qemu-storage-daemon";
-/// As long as its documentation suggests for a thread that may spin: longer than any answer takes here.
-const POLL_MAX_NS: u64 = 1_000_000;
+/// What is tried when its thread may spin: its default, longer than any answer takes here, and between.
+const POLL_MAX_NS: [u64; 3] = [32_768, 200_000, 1_000_000];
 const SOCKET_FD: i32 = 3;
 
 /// The peer's version, as it says it; `None` if it is not installed.
@@ -26,12 +27,16 @@ pub fn version() -> Option<String> {
 /// modes.
 pub const NOTE: &str = "may spin: the front does; the daemon is allowed to, but waits for each kick (strace: ppoll and read)";
 
+/// The values of `poll-max-ns` that are tried, of which the best one counts.
+pub const fn settings(waiting: Waiting) -> &'static [u64] {
+    match waiting {
+        Waiting::Events => &[0],
+        Waiting::Spin => &POLL_MAX_NS,
+    }
+}
+
 /// Its arguments.
-pub fn arguments(waiting: Waiting) -> Vec<String> {
-    let poll = match waiting {
-        Waiting::Events => 0,
-        Waiting::Spin => POLL_MAX_NS,
-    };
+fn arguments(poll: u64) -> Vec<String> {
     [
         "--object",
         &format!("iothread,id=worker,poll-max-ns={poll}"),
@@ -45,14 +50,14 @@ pub fn arguments(waiting: Waiting) -> Vec<String> {
 }
 
 /// The whole command line of both halves.
-pub fn command_line(waiting: Waiting) -> String {
+pub fn command_line(waiting: Waiting, poll: u64) -> String {
     let wait = match waiting {
         Waiting::Events => "do_io(min=1)",
         Waiting::Spin => "do_io(min=0)",
     };
     format!(
         "{PROGRAM} {} | blkio virtio-blk-vhost-user num-queues=1, {wait}",
-        arguments(waiting).join(" ")
+        arguments(poll).join(" ")
     )
 }
 
@@ -63,7 +68,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(waiting: Waiting) -> Result<Self> {
+    fn start(poll: u64) -> Result<Self> {
         let dir =
             std::env::temp_dir().join(format!("ringfence-block-bench-{}", std::process::id()));
         std::fs::create_dir_all(&dir)?;
@@ -75,7 +80,7 @@ impl Daemon {
         pin(BACK_CPU)?;
         let child = Command::new("sh")
             .args(["-c", &script, PROGRAM])
-            .args(arguments(waiting))
+            .args(arguments(poll))
             .spawn();
         pin(FRONT_CPU)?;
         let child = child.with_context(|| format!("cannot start {PROGRAM}"))?;
@@ -95,25 +100,63 @@ impl Drop for Daemon {
     }
 }
 
-/// Reads per second.
+/// Measures it with this `poll-max-ns`.
 ///
 /// # Errors
 /// The daemon or a read fails.
-pub fn measure(load: &Load) -> Result<f64> {
-    let daemon = Daemon::start(load.waiting)?;
-    let result = drive(&daemon.socket(), load);
+pub fn measure(load: &Load, poll: u64) -> Result<Outcome> {
+    let daemon = Daemon::start(poll)?;
+    let target = Target::Socket(&daemon.socket(), daemon.child.id());
+    let result = drive(&target, load, false);
     drop(daemon);
     result
 }
 
-fn drive(socket: &Path, load: &Load) -> Result<f64> {
+/// Measures io_uring on the file itself, past the page cache.
+///
+/// # Errors
+/// A request fails.
+pub fn measure_file(file: &Path, load: &Load, write: bool) -> Result<Outcome> {
+    pin(FRONT_CPU)?;
+    drive(&Target::File(file), load, write)
+}
+
+/// What is driven.
+enum Target<'a> {
+    /// A daemon's socket, and its process.
+    Socket(&'a Path, u32),
+    File(&'a Path),
+}
+
+impl Target<'_> {
+    fn open(&self, write: bool) -> Result<Blkio, blkio::Error> {
+        let (driver, path) = match self {
+            Self::Socket(path, _) => ("virtio-blk-vhost-user", path),
+            Self::File(path) => ("io_uring", path),
+        };
+        let mut disk = Blkio::new(driver)?;
+        disk.set_str("path", &path.to_string_lossy())?;
+        // As the daemon exports it, and as ours is attached.
+        disk.set_bool("read-only", !write)?;
+        if let Self::File(_) = self {
+            disk.set_bool("direct", true)?;
+        }
+        disk.connect()?;
+        Ok(disk)
+    }
+
+    /// What the process behind it has spent.
+    fn spent(&self) -> Spent {
+        match self {
+            Self::Socket(_, daemon) => Spent::of(Some(*daemon)),
+            Self::File(_) => Spent::default(),
+        }
+    }
+}
+
+fn drive(target: &Target<'_>, load: &Load, write: bool) -> Result<Outcome> {
     let failed = |error: blkio::Error| anyhow!("blkio: {error}");
-    let mut disk = Blkio::new("virtio-blk-vhost-user").map_err(failed)?;
-    disk.set_str("path", &socket.to_string_lossy())
-        .map_err(failed)?;
-    // As the daemon exports it, and as ours is attached.
-    disk.set_bool("read-only", true).map_err(failed)?;
-    disk.connect().map_err(failed)?;
+    let mut disk = target.open(write).map_err(failed)?;
     disk.set_i32("num-queues", 1).map_err(failed)?;
     let mut queue = disk
         .start()
@@ -125,32 +168,38 @@ fn drive(socket: &Path, load: &Load) -> Result<f64> {
         .alloc_mem_region((load.depth * READ).max(READ))
         .map_err(failed)?;
     disk.map_mem_region(&region).map_err(failed)?;
-    queue.set_completion_fd_enabled(load.waiting == Waiting::Events);
+    let by_events = load.waiting == Waiting::Events && matches!(target, Target::Socket(..));
+    queue.set_completion_fd_enabled(by_events);
     let mut places = Places::new();
-    let mut reads = 0_u64;
     let mut submit = |queue: &mut Blkioq, slot: usize| {
         let buffer = (region.addr + slot * READ) as *mut u8;
-        queue.read(places.next(), buffer, READ, slot, ReqFlags::empty());
+        if write {
+            queue.write(places.next(), buffer, READ, slot, ReqFlags::empty());
+        } else {
+            queue.read(places.next(), buffer, READ, slot, ReqFlags::empty());
+        }
     };
-    // What is not counted lets caches and the daemon's own polling settle.
-    let warm = load.time / 10;
-    let mut start = Instant::now();
-    let mut warming = true;
+    let mut meter = Meter::start(load);
     (0..load.depth).for_each(|slot| submit(&mut queue, slot));
+    let mut before = (Spent::default(), Spent::default());
     loop {
         let done = complete(&mut queue, load.waiting)?;
         for slot in &done {
             submit(&mut queue, *slot);
         }
-        reads += done.len() as u64;
-        let elapsed = start.elapsed();
-        if warming && elapsed >= warm {
-            (warming, reads, start) = (false, 0, Instant::now());
-        } else if !warming && elapsed >= load.time {
-            break;
+        if done.is_empty() {
+            continue;
+        }
+        match meter.turn(Instant::now(), &done) {
+            Now::On => {}
+            Now::Begin => before = (Spent::of(None), target.spent()),
+            Now::End => break,
         }
     }
-    let rate = reads as f64 / start.elapsed().as_secs_f64();
+    let time = meter.elapsed();
+    let mut outcome = meter.outcome(time);
+    (outcome.front_cpu, outcome.front_sleeps) = Spent::of(None).per(before.0, meter.reads());
+    (outcome.back_cpu, outcome.back_sleeps) = target.spent().per(before.1, meter.reads());
     let mut open = load.depth;
     let deadline = Instant::now() + Duration::from_secs(5);
     while open > 0 {
@@ -160,12 +209,12 @@ fn drive(socket: &Path, load: &Load) -> Result<f64> {
     drop(queue);
     disk.unmap_mem_region(&region);
     disk.free_mem_region(&region);
-    Ok(rate)
+    Ok(outcome)
 }
 
 /// Submits what is queued and takes what is there, at least one when waiting for events: the slots that are free again.
-fn complete(queue: &mut Blkioq, waiting: Waiting) -> Result<heapless::Vec<usize, 32>> {
-    let mut completions = [const { MaybeUninit::<Completion>::uninit() }; 32];
+fn complete(queue: &mut Blkioq, waiting: Waiting) -> Result<heapless::Vec<usize, DEEPEST>> {
+    let mut completions = [const { MaybeUninit::<Completion>::uninit() }; DEEPEST];
     let least = usize::from(waiting == Waiting::Events);
     let count = queue
         .do_io(&mut completions, least, None, None)

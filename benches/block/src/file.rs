@@ -1,0 +1,77 @@
+//! Random requests of 4 KiB on a file of 1 GiB, past the page cache: ours against io_uring on the file itself.
+
+use crate::load::{DISK, Waiting};
+use crate::meter::Outcome;
+use crate::report::median;
+use crate::{Options, ours, peer};
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+#[derive(Serialize)]
+struct Row {
+    operation: &'static str,
+    depth: usize,
+    ours: Outcome,
+    peer: Outcome,
+    /// Of the median rates. Above 1: ours is faster.
+    ratio: f64,
+    peer_command: &'static str,
+}
+
+/// A file with all its blocks; removed when dropped.
+struct Written(PathBuf);
+
+impl Written {
+    fn new(options: &Options) -> Result<Self> {
+        let dir = options.dir.clone().unwrap_or_else(std::env::temp_dir);
+        let path = dir.join(format!("ringfence-block-bench-{}-file", std::process::id()));
+        let mut file = std::fs::File::create(&path).with_context(|| path.display().to_string())?;
+        let written = Self(path);
+        let block = vec![0x5A; 1 << 20];
+        for _ in 0..DISK >> 20 {
+            file.write_all(&block)?;
+        }
+        file.sync_all()?;
+        Ok(written)
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// A process or a request fails, or the file system has no room or no `O_DIRECT`.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let file = Written::new(options)?;
+    let load = options.load(Waiting::Events, options.depth.unwrap_or(32));
+    let mut rows = Vec::new();
+    for (operation, write) in [("read", false), ("write", true)] {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..options.rounds {
+            ours.push(ours::measure_file(&file.0, &load, write)?);
+            theirs.push(peer::measure_file(&file.0, &load, write)?);
+        }
+        let (ours, peer) = (median(&ours), median(&theirs));
+        let row = Row {
+            operation,
+            depth: load.depth,
+            ours,
+            peer,
+            ratio: ours.rate / peer.rate,
+            peer_command: "blkio io_uring, direct, do_io(min=1)",
+        };
+        println!(
+            "{operation}, {} in flight: {:.2} x; ours {:.0}/s, p50 {:.0} us, p99 {:.0} us; peer {:.0}/s, p50 {:.0} us, p99 {:.0} us",
+            row.depth, row.ratio, ours.rate, ours.p50, ours.p99, peer.rate, peer.p50, peer.p99
+        );
+        rows.push(row);
+    }
+    options.write(&rows)
+}

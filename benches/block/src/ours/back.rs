@@ -1,0 +1,99 @@
+//! The driver domain of a measurement.
+
+use super::{BackOptions, Disk, Served};
+use crate::load::{DISK, Waiting};
+use anyhow::Result;
+use ringfence_blkback::Stats;
+use ringfence_blkback::journal::{self, Record};
+use ringfence_blkback::service::{self, DiskError, Disks, Kept, Options};
+use ringfence_blkback::sink::{DiskIo, Null, Uring};
+use ringfence_core::SectorCount;
+use ringfence_hosted::{Hosted, HostedStore, RestrictedRing};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// How long it looks for work before it sleeps, when it may: as long as the peer.
+const SPIN: Duration = Duration::from_millis(1);
+/// Submission entries of the ring for all disks.
+const RING_ENTRIES: u32 = 256;
+
+struct Opened {
+    platform: Hosted,
+    options: BackOptions,
+    uring: Option<Uring>,
+}
+
+impl Disks for Opened {
+    fn open(
+        &mut self,
+        backend_dir: &str,
+        read_only: bool,
+        stats: &Arc<Stats>,
+    ) -> Result<Box<dyn DiskIo>, DiskError> {
+        // Also where nothing is stored: the journal is for an image that is open.
+        let image = self.platform.open_image(backend_dir)?;
+        match &self.uring {
+            None => Ok(Box::new(Null::new(SectorCount::new(DISK / 512)))),
+            Some(uring) => Ok(Box::new(uring.disk(
+                image.file.into(),
+                read_only,
+                Arc::clone(stats),
+            )?)),
+        }
+    }
+
+    fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {
+        if self.options.unjournaled {
+            return Ok(None);
+        }
+        let bytes = u32::try_from(journal::BYTES)?;
+        let (record, image) = self.platform.record(backend_dir, bytes)?;
+        let record = Record::new(record);
+        Ok(Some(Kept { record, image }))
+    }
+
+    fn wake(&self) -> Option<BorrowedFd<'_>> {
+        self.uring.as_ref().map(Uring::as_fd)
+    }
+}
+
+/// Serves until its standard input ends.
+pub(super) fn run(platform: &Hosted, store: HostedStore, options: BackOptions) -> Result<Served> {
+    let uring = match options.disk {
+        Disk::Null => None,
+        Disk::File => Some(Uring::new(RestrictedRing::new(RING_ENTRIES)?.into_inner())),
+    };
+    let disks = Opened {
+        platform: platform.clone(),
+        options,
+        uring,
+    };
+    let waiting = match options.waiting {
+        Waiting::Events => service::Waiting::Block,
+        Waiting::Spin => service::Waiting::Spin(SPIN),
+    };
+    let options = Options {
+        waiting,
+        ..Options::default()
+    };
+    let statistics = OnceLock::new();
+    let stop = std::io::stdin();
+    service::run(platform, store, disks, stop.as_fd(), options, |counters| {
+        let _ = statistics.set(Arc::clone(counters));
+    })?;
+    let Some(statistics) = statistics.get() else {
+        return Ok(Served::default());
+    };
+    let total = statistics.total();
+    let calls: u64 = total
+        .named()
+        .filter(|(name, _)| name.starts_with("sys_"))
+        .map(|(_, count)| count)
+        .sum();
+    Ok(Served {
+        requests: total.requests,
+        notifications: total.notifications_sent,
+        calls: calls + total.notifications_sent + statistics.waits(),
+    })
+}

@@ -1,0 +1,146 @@
+//! A broker of our own, and the two domains of a measurement.
+
+use super::front::FrontOptions;
+use super::{BackOptions, Disk};
+use anyhow::{Context as _, Result};
+use ringfence_hosted::admin::{Client, DomainKind, NewDisk, NewDomain, RestartPolicy};
+use ringfence_hosted::broker::Broker;
+use ringfence_hosted::{Cache, ImageSpec, RunDir};
+use serde::de::DeserializeOwned;
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+/// A broker; dropping it ends its domains.
+pub struct Host {
+    dir: PathBuf,
+    client: Client,
+    broker: Option<std::thread::JoinHandle<std::io::Result<()>>>,
+}
+
+/// A domain that says one thing when it ends.
+pub struct Domain {
+    /// Ends it when it ends.
+    input: UnixStream,
+    output: UnixStream,
+}
+
+impl Domain {
+    /// What it says when it ends by itself.
+    pub fn say<T: DeserializeOwned>(mut self) -> Result<T> {
+        let mut text = String::new();
+        self.output.read_to_string(&mut text)?;
+        serde_json::from_str(text.trim()).with_context(|| format!("it said {text:?}"))
+    }
+
+    /// What it says when it is told to end.
+    pub fn stop<T: DeserializeOwned>(self) -> Result<T> {
+        self.input.shutdown(std::net::Shutdown::Both)?;
+        self.say()
+    }
+}
+
+impl Host {
+    /// Starts a broker.
+    pub fn start() -> Result<Self> {
+        let dir =
+            std::env::temp_dir().join(format!("ringfence-block-bench-{}-ours", std::process::id()));
+        std::fs::create_dir_all(&dir)?;
+        let run = RunDir::resolve(Some(&dir.join("run")))?;
+        let mut broker = Broker::with_program(run.clone(), std::env::current_exe()?)?;
+        let broker = Some(std::thread::spawn(move || broker.run()));
+        let client = Client::connect(&run)?;
+        Ok(Self {
+            dir,
+            client,
+            broker,
+        })
+    }
+
+    fn domain(
+        &self,
+        name: &str,
+        kind: DomainKind,
+        argv: &[String],
+        restart: RestartPolicy,
+    ) -> Result<Domain> {
+        let domain = NewDomain {
+            name: name.to_owned(),
+            kind,
+            argv: argv.iter().map(Into::into).collect(),
+            env: Vec::new(),
+            restart,
+            destroy_on_exit: true,
+        };
+        let (input, its_input) = UnixStream::pair()?;
+        let (output, its_output) = UnixStream::pair()?;
+        let error = std::io::stderr();
+        self.client.create_domain(
+            domain,
+            [its_input.as_fd(), its_output.as_fd(), error.as_fd()],
+        )?;
+        Ok(Domain { input, output })
+    }
+
+    /// The driver domain.
+    pub fn back(&self, options: BackOptions, restart: RestartPolicy) -> Result<Domain> {
+        let mut argv = vec![
+            "back".to_owned(),
+            format!("--waiting={}", options.waiting.word()),
+        ];
+        argv.extend((options.disk == Disk::File).then(|| "--disk=file".to_owned()));
+        argv.extend(options.unjournaled.then(|| "--unjournaled".to_owned()));
+        self.domain("back", DomainKind::DriverDomain, &argv, restart)
+    }
+
+    /// The guest.
+    pub fn front(&self, options: &FrontOptions) -> Result<Domain> {
+        let mut argv = options.arguments();
+        argv.push(format!("--run-dir={}", self.dir.join("run").display()));
+        self.domain("front", DomainKind::Guest, &argv, RestartPolicy::Never)
+    }
+
+    /// The process of a domain.
+    pub fn pid(&self, name: &str) -> Result<u32> {
+        let domains = self.client.domains()?;
+        let domain = domains.into_iter().find(|domain| domain.name == name);
+        domain
+            .and_then(|domain| domain.pid)
+            .with_context(|| format!("{name} has no process"))
+    }
+
+    /// An image with nothing in it.
+    pub fn image(&self, bytes: u64) -> Result<PathBuf> {
+        let path = self.dir.join("image");
+        std::fs::File::create(&path)?.set_len(bytes)?;
+        Ok(path.canonicalize()?)
+    }
+
+    /// Gives the guest a disk.
+    pub fn attach(&self, image: &Path, read_only: bool, vdev: u32) -> Result<()> {
+        let cache = Cache::Direct;
+        // Many may have the same one.
+        let shared = !read_only;
+        self.client.attach_disk(NewDisk {
+            guest: "front".into(),
+            backend: "back".into(),
+            image: ImageSpec {
+                cache,
+                shared,
+                ..ImageSpec::raw(image, read_only)
+            },
+            vdev,
+            dev: format!("xvd-{vdev}"),
+        })?;
+        Ok(())
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.client.shutdown();
+        let _ = self.broker.take().map(std::thread::JoinHandle::join);
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}

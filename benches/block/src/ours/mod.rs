@@ -1,0 +1,205 @@
+//! Ours: `ringfence-blkfront` and `ringfence-blkback`, each in a process that the hosted platform's broker started.
+
+mod back;
+mod front;
+pub mod host;
+
+use crate::load::{BACK_CPU, DISK, FRONT_CPU, Load, Waiting, pin};
+use crate::meter::Outcome;
+use anyhow::{Context as _, Result};
+use front::FrontOptions;
+use host::Host;
+use ringfence_hosted::Hosted;
+use ringfence_hosted::admin::RestartPolicy;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// `xvda`.
+pub const VDEV: u32 = 202 << 8;
+
+/// What the driver domain serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Disk {
+    /// Nothing: reads leave the pages as they are.
+    Null,
+    /// The image, by io_uring, past the page cache.
+    File,
+}
+
+/// How the driver domain runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::Args)]
+pub struct BackOptions {
+    /// How it waits.
+    #[arg(long)]
+    pub waiting: Waiting,
+    /// What it serves.
+    #[arg(long, value_enum, default_value = "null")]
+    pub disk: Disk,
+    /// Whether it keeps no journal.
+    #[arg(long)]
+    pub unjournaled: bool,
+}
+
+/// What a process of a measurement does.
+#[derive(clap::Subcommand)]
+pub enum Half {
+    /// The driver domain
+    #[command(hide = true)]
+    Back {
+        #[command(flatten)]
+        options: BackOptions,
+    },
+    /// The guest
+    #[command(hide = true)]
+    Front {
+        #[command(flatten)]
+        options: FrontOptions,
+    },
+}
+
+/// How both halves wait and what is on.
+pub fn command_line(waiting: Waiting) -> String {
+    let (back, front) = match waiting {
+        Waiting::Events => ("Waiting::Block", "arm, poll"),
+        Waiting::Spin => ("Waiting::Spin(1 ms)", "reap in a loop"),
+    };
+    format!(
+        "block-bench back, null disk, {back} | block-bench front, {front}; hosted grants, persistent grants, journal and all checks on, no sandbox"
+    )
+}
+
+/// What the driver domain says when it ends, over all that it served.
+#[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
+pub struct Served {
+    /// Requests.
+    pub requests: u64,
+    /// Doorbells rung.
+    pub notifications: u64,
+    /// System calls of the data path.
+    pub calls: u64,
+}
+
+/// Runs one half in its own process.
+///
+/// # Errors
+/// It was not started by the broker, or something fails.
+pub fn half(half: &Half) -> Result<()> {
+    let (platform, store) = Hosted::inherited()?;
+    match half {
+        Half::Back { options } => {
+            pin(BACK_CPU)?;
+            println!(
+                "{}",
+                serde_json::to_string(&back::run(&platform, store, *options)?)?
+            );
+        }
+        Half::Front { options } => {
+            pin(FRONT_CPU)?;
+            println!("{}", front::run(&platform, store, options)?);
+        }
+    }
+    Ok(())
+}
+
+/// Measures on a disk that touches no data.
+///
+/// # Errors
+/// A process ends early.
+pub fn measure(load: &Load, unjournaled: bool) -> Result<Outcome> {
+    let host = Host::start()?;
+    let image = host.image(DISK)?;
+    let back = BackOptions {
+        waiting: load.waiting,
+        disk: Disk::Null,
+        unjournaled,
+    };
+    run(&host, &image, back, &FrontOptions::new(load))
+}
+
+/// Measures on a file, past the page cache.
+///
+/// # Errors
+/// A process ends early.
+pub fn measure_file(file: &Path, load: &Load, write: bool) -> Result<Outcome> {
+    let host = Host::start()?;
+    let back = BackOptions {
+        waiting: load.waiting,
+        disk: Disk::File,
+        unjournaled: false,
+    };
+    let front = FrontOptions {
+        write,
+        ..FrontOptions::new(load)
+    };
+    run(&host, file, back, &front)
+}
+
+/// Measures one disk among so many that are connected and idle.
+///
+/// # Errors
+/// A process ends early.
+pub fn measure_among(disks: u16, load: &Load) -> Result<Outcome> {
+    let host = Host::start()?;
+    let image = host.image(DISK)?;
+    let back = BackOptions {
+        waiting: load.waiting,
+        disk: Disk::Null,
+        unjournaled: false,
+    };
+    let front = FrontOptions {
+        disks,
+        ..FrontOptions::new(load)
+    };
+    run(&host, &image, back, &front)
+}
+
+/// Kills the driver domain's process so often, with so many reads in flight: how long none was answered, in ms.
+///
+/// # Errors
+/// A process ends early, or the driver domain does not come back.
+pub fn measure_kills(kills: u32, load: &Load) -> Result<Vec<f64>> {
+    let host = Host::start()?;
+    let image = host.image(DISK)?;
+    let options = BackOptions {
+        waiting: load.waiting,
+        disk: Disk::File,
+        unjournaled: false,
+    };
+    let back = host.back(options, RestartPolicy::OnFailure)?;
+    let front = FrontOptions {
+        kills,
+        ..FrontOptions::new(load)
+    };
+    let guest = host.front(&front)?;
+    host.attach(&image, true, VDEV)?;
+    let stalls = guest.say().context("the guest")?;
+    drop(back);
+    Ok(stalls)
+}
+
+/// Starts both halves on this image and waits for what they say.
+fn run(host: &Host, image: &Path, options: BackOptions, front: &FrontOptions) -> Result<Outcome> {
+    let back = host.back(options, RestartPolicy::Never)?;
+    let front = FrontOptions {
+        back: host.pid("back")?,
+        ..front.clone()
+    };
+    let guest = host.front(&front)?;
+    for number in 0..front.disks {
+        host.attach(image, !front.write, vdev(number))?;
+    }
+    let mut outcome: Outcome = guest.say().context("the guest")?;
+    let served: Served = back.stop().context("the driver domain")?;
+    let per = |count: u64| count as f64 / served.requests.max(1) as f64;
+    outcome.back_notifications = Some(per(served.notifications));
+    outcome.back_calls = Some(per(served.calls));
+    Ok(outcome)
+}
+
+/// The number of a disk: `xvda` first, then those that Linux calls extended.
+pub const fn vdev(number: u16) -> u32 {
+    match number {
+        0 => VDEV,
+        number => 1 << 28 | (number as u32) << 8,
+    }
+}
