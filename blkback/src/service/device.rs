@@ -160,6 +160,11 @@ impl<'p, P: Platform> Device<'p, P> {
         queues.any(|queue| queue.due || queue.masked_until.is_some() || !queue.engine.is_idle())
     }
 
+    /// Whether a frontend uses it.
+    pub(super) const fn is_connected(&self) -> bool {
+        !self.queues.is_empty()
+    }
+
     fn held(&self) -> Held {
         match self.queues.is_empty() {
             true => Held::Nothing,

@@ -347,12 +347,14 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
         Ok(())
     }
 
-    /// Looks at the size of every connected disk, and tells the frontends of those that changed.
+    /// Looks at the size of every connected disk, and tells the frontends of those that changed. `false` if none is connected.
     ///
     /// # Errors
     /// Only when the connection to the store is of no further use.
-    pub fn refresh(&mut self) -> Result<(), StoreError> {
+    pub fn refresh(&mut self) -> Result<bool, StoreError> {
+        let mut connected = false;
         for (id, device) in &mut self.devices {
+            connected |= device.is_connected();
             match device.resize(&mut self.store) {
                 Err(error) if is_lost(error) => return Err(error),
                 // The next look tries again.
@@ -360,7 +362,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
                 Ok(()) => {}
             }
         }
-        Ok(())
+        Ok(connected)
     }
 
     /// Serves a ring whose doorbell was rung.

@@ -115,6 +115,7 @@ where
         start: now,
         last_work: now,
         last_refresh: now,
+        connected: false,
         looks: 0,
     }
     .run()
@@ -146,6 +147,8 @@ struct Loop<'p, P: Platform, D> {
     last_work: Instant,
     /// When the disks' sizes were last looked at.
     last_refresh: Instant,
+    /// Whether there may be a frontend to tell of them: who serves nobody sleeps until called.
+    connected: bool,
     /// Looks since the last one at the descriptors.
     looks: u32,
 }
@@ -178,6 +181,8 @@ where
             let mut turn = self.service.serve(look, budget, time);
             if turn.control || control {
                 control = self.service.control()?;
+                // Maybe; the next look at the sizes says.
+                self.connected = true;
                 // A connection just made has its first look at the ring to come.
                 turn.again = true;
             }
@@ -237,7 +242,9 @@ where
         if turn.again || spinning {
             return Some(none);
         }
-        let until = turn.until?.saturating_sub(self.start.elapsed());
+        let unmask = turn.until.map(|at| at.saturating_sub(self.start.elapsed()));
+        let refresh = (self.connected).then(|| REFRESH.saturating_sub(self.last_refresh.elapsed()));
+        let until = unmask.into_iter().chain(refresh).min()?;
         Some(Timespec::try_from(until).unwrap_or(none))
     }
 
