@@ -17,6 +17,8 @@ pub struct Ticket {
     pub(crate) echo: Echo,
     /// Where a read's data goes; empty for the others.
     pub(crate) runs: Runs,
+    /// When it was taken, by the engine's clock.
+    pub(crate) taken_at: u64,
 }
 
 impl Ticket {

@@ -1,7 +1,9 @@
-//! The epoch of barriers under a model checker: two rings of one device, each with its own thread.
+//! What two threads of the backend share, under a model checker.
 //!
+//! First the epoch of barriers: two rings of one device, each with its own thread.
 //! The epoch is the shipped one; only the atomics are the model's. With one weaker ordering the model must find that a ring's
-//! work is not seen by the barrier: that is what shows that the test looks at the right thing.
+//! work is not seen by the barrier: that is what shows that the test looks at the right thing. Then the statistics, which a
+//! reader sees while one device makes room for another.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -9,6 +11,8 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
 use ringfence_blkback::epoch::{Epoch, Shared};
+use ringfence_blkback::stats::{layout, owner};
+use ringfence_core::Words;
 
 struct Model<const WEAK: bool>(AtomicU32);
 
@@ -115,4 +119,55 @@ fn nothing_of_another_ring_crosses_a_barrier() {
 fn the_model_notices_a_store_without_release() {
     let found = catch_unwind(AssertUnwindSafe(check::<true>));
     assert!(found.is_err(), "the model let a weak store pass");
+}
+
+/// The words of one device, as few as there can be.
+struct Page([loom::sync::atomic::AtomicU64; 3]);
+
+impl Words for Page {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn load(&self, at: usize) -> u64 {
+        self.0[at].load(Ordering::Acquire)
+    }
+    fn store(&self, at: usize, value: u64) {
+        self.0[at].store(value, Ordering::Release);
+    }
+}
+
+/// Device 1 has counted up to 7; then the words are device 2's, which counts from 0 to 1. A reader looks meanwhile; with `naive`
+/// it takes what it finds.
+fn statistics(naive: bool) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(move || {
+        let page = Arc::new(Page([2, 1, 7].map(loom::sync::atomic::AtomicU64::new)));
+        let writers = page.clone();
+        let writer = thread::spawn(move || {
+            owner::enter(&*writers, 2);
+            writers.0[layout::STATE].fetch_add(1, Ordering::Relaxed);
+        });
+        let count = |page: &Page| page.load(layout::STATE);
+        let found = match naive {
+            true => Some((page.load(layout::OWNER), count(&page))),
+            false => owner::look(&*page, count),
+        };
+        match found {
+            None | Some((1, 7) | (2, 0 | 1)) => {}
+            Some((owner, count)) => panic!("device {owner} has counted to {count}"),
+        }
+        writer.join().expect("the writer");
+    });
+}
+
+#[test]
+fn nobody_is_told_the_numbers_of_another_device() {
+    statistics(false);
+}
+
+#[test]
+fn the_model_notices_a_reader_that_does_not_look_twice() {
+    let found = catch_unwind(AssertUnwindSafe(|| statistics(true)));
+    assert!(found.is_err(), "the model let a torn read pass");
 }

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use ringfence_blkback::journal::{self, Record};
 use ringfence_blkback::service::{
-    self, DiskError, Files, Image, Images, Kept, Options, Statistics, Toolstack, Waiting,
+    self, DiskError, Files, Image, Images, Kept, Options, STATISTICS_BYTES, Statistics, Toolstack,
+    Waiting,
 };
 use ringfence_blkback::sink::Uring;
 use ringfence_core::platform::Platform;
@@ -156,6 +157,9 @@ pub fn run(options: &BackendOptions, probe: Option<&ProbeTargets>) -> Result<()>
     let disks = Files::new(FromBroker(platform.clone()), uring);
     let options = Options {
         waiting: waiting(options),
+        statistics: u32::try_from(STATISTICS_BYTES)
+            .ok()
+            .and_then(|bytes| platform.statistics(bytes).ok()),
         ..Options::default()
     };
     use std::os::fd::AsFd as _;

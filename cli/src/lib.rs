@@ -10,6 +10,7 @@ pub mod host;
 pub mod image;
 pub mod nbd;
 pub mod signals;
+pub mod statistics;
 pub mod upgrade;
 pub mod xen;
 pub mod xenstore;

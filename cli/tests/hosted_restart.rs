@@ -5,6 +5,9 @@
 mod domains;
 
 use domains::{Host, Running, json_u64, noise, output_text};
+use ringfence_cli::args::Platform;
+use ringfence_cli::statistics::sources;
+use ringfence_hosted::RunDir;
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -183,4 +186,40 @@ fn a_request_that_kills_every_process_fails_alone() {
     let last = pids.last().map(|ready| json_u64(ready, "pid"));
     let alive = Some(json_u64(&backend.finish("served"), "pid"));
     assert_eq!(last, alive, "the third process after the first lives");
+}
+
+#[test]
+fn what_a_driver_domain_counts_is_seen_without_asking_it() {
+    let images = Images::new();
+    let mut backend = images.host.restarted("blk0");
+    let run_dir = RunDir::resolve(Some(&images.host.path("run"))).expect("a folder");
+    let look = || {
+        let mut all = sources(Platform::Hosted, &run_dir).expect("a broker");
+        assert_eq!(all.len(), 1);
+        all.remove(0)
+    };
+    let source = look();
+    assert_eq!((source.name.as_str(), source.restarts), ("blk0", 0));
+    let output = images.copy();
+    assert!(output.status.success(), "{}", output_text(&output));
+    let report = source.report().expect("it counts");
+    let mut done = report.gone;
+    for device in &report.devices {
+        done.add(&device.counters);
+    }
+    let least = IMAGE as u64;
+    assert!(
+        done.read_bytes >= least && done.write_bytes >= least,
+        "{done:?}"
+    );
+
+    kill(backend.ready(), Signal::KILL);
+    let next = backend.said("ready").expect("another process");
+    let followed = look();
+    assert_eq!(followed.restarts, 1);
+    assert_eq!(followed.pid.map(u64::from), Some(json_u64(&next, "pid")));
+    // The same memory, in which the next process began anew.
+    let fresh = source.report().expect("it counts");
+    assert_ne!(fresh.process, report.process);
+    assert_eq!(fresh.gone.read_bytes, 0);
 }

@@ -8,6 +8,7 @@ use crate::error::Refusal;
 use crate::grants::{Copy, Staged, copy};
 use crate::journal::Journal;
 use crate::sink::IoOp;
+use crate::stats::layout::{ANSWERED, SENT};
 use crate::ticket::Ticket;
 
 impl<P: Platform, J: Journal> Engine<P, J> {
@@ -47,6 +48,10 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         }
         let mut finished = core::mem::take(&mut self.done);
         let mut answered = 0u32;
+        let now = match finished.is_empty() {
+            true => 0,
+            false => self.now(),
+        };
         for Staged {
             ticket,
             io,
@@ -54,6 +59,9 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             ..
         } in finished.drain(..)
         {
+            if outcome.is_ok() && self.clock.is_some() {
+                self.stats.took(io.op, now.saturating_sub(ticket.taken_at));
+            }
             self.pool.put(io.buffer);
             self.answer(ticket, outcome);
             answered = answered.saturating_add(1);
@@ -93,6 +101,8 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         if old == new {
             return Ok(());
         }
+        let answered = u64::try_from(self.answered.len()).unwrap_or(0);
+        self.stats.add_to_ring(self.queue, ANSWERED, answered);
         self.journal.publish(old, new);
         if cfg!(ringfence_weaken = "journal_clear_first") {
             self.answered.drain(..).for_each(|entry| {
@@ -109,6 +119,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         }
         if notify.is_needed() {
             self.stats.notifications_sent.add(1);
+            self.stats.add_to_ring(self.queue, SENT, 1);
             self.channel.notify()?;
         }
         Ok(())

@@ -75,6 +75,8 @@ pub struct Terms {
     pub queue: u16,
     /// How many pages of this ring stay mapped, within whose budget; `None` where both sides did not agree on it.
     pub persistent: Option<(usize, Arc<Budget>)>,
+    /// What time it is, in nanoseconds since any moment, for the statistics; `None` if nobody wants to know.
+    pub clock: Option<fn() -> u64>,
 }
 
 impl Default for Terms {
@@ -85,6 +87,7 @@ impl Default for Terms {
             epoch: Arc::new(Epoch::new(1)),
             queue: 0,
             persistent: None,
+            clock: None,
         }
     }
 }
@@ -102,6 +105,10 @@ pub struct Engine<P: Platform, J: Journal = Unjournaled> {
     pool: Pool,
     persistent: Option<Persistent<P::Mapping>>,
     indirect_segments: u16,
+    queue: u16,
+    clock: Option<fn() -> u64>,
+    /// When the requests of this step were taken.
+    taken_at: u64,
     /// Memory of indirect requests' runs that are answered.
     rooms: Vec<Vec<Run>>,
     /// Taken, and not yet ready for the disk.
@@ -207,6 +214,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         journal: J,
     ) -> Self {
         let size = u16::try_from(ring.size()).unwrap_or(u16::MAX);
+        disk.stats().set_entries(terms.queue, size.into());
         let room = usize::from(size);
         Self {
             platform,
@@ -223,6 +231,9 @@ impl<P: Platform, J: Journal> Engine<P, J> {
                 .as_ref()
                 .map(|(limit, budget)| Persistent::new(*limit, Arc::clone(budget))),
             indirect_segments: terms.indirect_segments,
+            queue: terms.queue,
+            clock: terms.clock,
+            taken_at: terms.clock.map_or(0, |clock| clock()),
             rooms: Vec::new(),
             waiting: VecDeque::new(),
             fresh: Vec::with_capacity(room),
@@ -237,6 +248,10 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             own_flush: OwnFlush::No,
             last_refusal: None,
         }
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.map_or(0, |clock| clock())
     }
 
     /// Our end of the event channel.

@@ -14,6 +14,7 @@ use crate::error::{AttachError, Refusal};
 use crate::journal::{self, Entry, Journal, JournalError};
 use crate::request::Runs;
 use crate::sink::Disk;
+use crate::stats::layout::TAKEN;
 
 /// Started so often after a crash that the next crash makes it one that is started alone.
 const SUSPECT: u8 = 1;
@@ -93,6 +94,8 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     fn reclaim(&mut self, entry: &Entry) -> Option<(ring::Slot, journal::Slot)> {
         self.table.claim(entry.number);
         let slot = self.ring.reopen(entry.index)?;
+        // Not by this process, but as far as the ring is concerned.
+        self.stats.add_to_ring(self.queue, TAKEN, 1);
         Some((slot, journal::Slot::new(entry.number)))
     }
 
@@ -101,7 +104,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             return;
         };
         if let Some((slot, own)) = self.reclaim(entry) {
-            let ticket = ticket(slot, own, &entry.request, Runs::new());
+            let ticket = ticket(slot, own, &entry.request, Runs::new(), self.taken_at);
             let response = ticket.response(status);
             self.ring.respond(ticket.slot, response);
             self.answered.push(ticket.entry);
@@ -114,7 +117,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         };
         if entry.starts >= POISON && !cfg!(ringfence_weaken = "journal_poison") {
             let why = Refusal::Poisoned(entry.starts);
-            let ticket = ticket(slot, own, &entry.request, Runs::new());
+            let ticket = ticket(slot, own, &entry.request, Runs::new(), self.taken_at);
             self.refused.push((ticket, why));
             return;
         }

@@ -12,6 +12,7 @@ use crate::grants::{Copy, Staged, copy};
 use crate::journal::{self, Journal};
 use crate::request::{Echo, Op, Runs, parse};
 use crate::sink::{Io, IoOp, Rejected};
+use crate::stats::layout::TAKEN;
 use crate::ticket::Ticket;
 
 impl<P: Platform, J: Journal> Engine<P, J> {
@@ -33,7 +34,12 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         }
         while taken < budget && self.table.room() > 0 && !self.barriers.is_open() {
             match self.ring.take() {
-                Ok(Some((request, slot))) => self.enter(&request, slot),
+                Ok(Some((request, slot))) => {
+                    if taken == 0 {
+                        self.taken_at = self.now();
+                    }
+                    self.enter(&request, slot);
+                }
                 Ok(None) => break,
                 Err(error) => {
                     fault = Some(error);
@@ -47,6 +53,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
                 self.journal.commit(self.ring.req_cons());
             }
             self.stats.requests.add(u64::from(taken));
+            self.stats.add_to_ring(self.queue, TAKEN, u64::from(taken));
         }
         (taken, fault)
     }
@@ -60,7 +67,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
 
     /// Prepares a request that is in the journal.
     pub(super) fn accept(&mut self, slot: Slot, entry: journal::Slot, request: &RequestNative) {
-        let mut ticket = ticket(slot, entry, request, Runs::new());
+        let mut ticket = ticket(slot, entry, request, Runs::new(), self.taken_at);
         let lost = Refusal::from(IoError::FlushLost);
         let (op, bytes) = match parse(request, self.disk.geometry(), self.indirect_segments) {
             Err(why) => return self.refused.push((ticket, why)),
@@ -203,8 +210,10 @@ pub(super) fn ticket(
     entry: journal::Slot,
     request: &RequestNative,
     runs: Runs,
+    taken_at: u64,
 ) -> Ticket {
     Ticket {
+        taken_at,
         slot,
         entry,
         echo: Echo::of(request),

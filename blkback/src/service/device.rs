@@ -285,6 +285,7 @@ impl<'p, P: Platform> Device<'p, P> {
                 Peer::Missing | Peer::Denied => String::new(),
             };
         }
+        self.stats.set_state(own.number());
         self.plug(store, disks, own, online)?;
         Ok(BackView {
             own,

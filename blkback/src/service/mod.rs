@@ -6,18 +6,22 @@
 //! A service that is stopped ([`Service::stop`]) does not close its devices: it finishes what it took, flushes and lets go,
 //! with all states as they are, so that the next process of the domain goes on.
 
+mod board;
 mod device;
 mod disks;
 mod doorbells;
 mod id;
+mod report;
 mod run;
 mod statistics;
 mod storm;
 mod toolstack;
 
+pub use board::STATISTICS_BYTES;
 pub use disks::{DiskError, Disks, Files, Image, Images, Kept, Source};
 pub use doorbells::{Doorbells, Polled};
 pub use id::{BackendType, DeviceId, RingId};
+pub use report::{DeviceReport, Report, ReportError, RingReport};
 pub use run::{Options, RunError, Waiting, run};
 pub use statistics::Statistics;
 pub use toolstack::{Hotplug, ImageError, SCRIPT, Toolstack};
@@ -173,6 +177,11 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
         self.budget = Arc::new(Budget::new(pages));
     }
 
+    /// Counts there from now on. Call it before the first look at XenStore.
+    pub fn count_in(&mut self, statistics: Statistics) {
+        self.statistics = Arc::new(statistics);
+    }
+
     /// The counters of all devices, to be read in any thread.
     pub const fn statistics(&self) -> &Arc<Statistics> {
         &self.statistics
@@ -299,8 +308,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
     }
 
     fn add(&mut self, id: DeviceId) {
-        let stats = Arc::default();
-        self.statistics.insert(id, Arc::clone(&stats));
+        let stats = self.statistics.insert(id);
         let device = Device::new(
             self.platform.domid(),
             id,

@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use ringfence_core::ids::DomId;
@@ -32,7 +33,7 @@ pub enum Waiting {
 }
 
 /// How to run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// How to wait.
     pub waiting: Waiting,
@@ -40,6 +41,8 @@ pub struct Options {
     pub budget: u32,
     /// Where the devices are and who makes them.
     pub toolstack: Toolstack,
+    /// Where others see what is counted: see [`Statistics::shared`].
+    pub statistics: Option<&'static [AtomicU64]>,
 }
 
 impl Default for Options {
@@ -48,6 +51,7 @@ impl Default for Options {
             waiting: Waiting::Block,
             budget: 32,
             toolstack: Toolstack::HOSTED,
+            statistics: None,
         }
     }
 }
@@ -104,7 +108,10 @@ where
     let epoll = Epoll {
         poller: poller.try_clone().map_err(|_| error("dup", Errno::MFILE))?,
     };
-    let service = Service::with_toolstack(platform, store, disks, epoll, options.toolstack)?;
+    let mut service = Service::with_toolstack(platform, store, disks, epoll, options.toolstack)?;
+    if let Some(words) = options.statistics {
+        service.count_in(Statistics::shared(words));
+    }
     ready(service.statistics());
     let now = Instant::now();
     Loop {

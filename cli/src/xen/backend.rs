@@ -64,6 +64,7 @@ pub fn run(options: &BackendOptions, probe: Option<&ProbeTargets>) -> Result<()>
     let options = Options {
         toolstack,
         waiting: backend::waiting(options),
+        statistics: link.statistics().ok(),
         ..Options::default()
     };
     use std::os::fd::AsFd as _;

@@ -22,6 +22,7 @@ use super::supervisor::{Ended, Supervisor};
 use super::supervisor_files::Files;
 use super::supervisor_journals::Journals;
 use super::supervisor_link::Identity;
+use super::supervisor_statistics::Published;
 use crate::args::{DriverDomain, Restart};
 use crate::backend::{self, ProbeTargets};
 use crate::signals::{Reload, Stop};
@@ -90,6 +91,10 @@ pub(super) fn run(run_dir: Option<&Path>, wanted: &DriverDomain) -> Result<u8> {
     let mut supervisor = Supervisor::new(identity, files, program, arguments, restart);
     if let Some(lock) = lock {
         supervisor = supervisor.with_lock(lock.into());
+        match Published::new(run_dir.path()) {
+            Ok(published) => supervisor = supervisor.with_statistics(published),
+            Err(error) => tracing::warn!(%error, "nobody can look at the statistics"),
+        }
     }
     let ended = supervisor.run(stop.as_fd(), &reload, &on_disk)?;
     drop(probe);

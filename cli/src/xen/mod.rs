@@ -10,6 +10,7 @@ mod supervisor_files;
 mod supervisor_journals;
 mod supervisor_link;
 mod supervisor_notify;
+pub(crate) mod supervisor_statistics;
 
 use anyhow::{Result, bail};
 

@@ -21,6 +21,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use super::supervisor_files::{Files, Given};
 use super::supervisor_link::{Answer, Ask, Identity};
 use super::supervisor_notify::{NOTIFY_SOCKET, notify};
+use super::supervisor_statistics::{Published, Status};
 use crate::signals::Reload;
 use crate::upgrade;
 
@@ -55,6 +56,7 @@ pub(super) struct Supervisor<S, F> {
     restarts: Restarts,
     process: Option<Process>,
     lock: Option<OwnedFd>,
+    published: Option<Published>,
     /// What is to be gone on with, by another supervisor, when the process has ended.
     next: Option<PathBuf>,
 }
@@ -86,6 +88,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
             process: None,
             lock: None,
             next: None,
+            published: None,
         }
     }
 
@@ -93,6 +96,12 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
     pub(super) fn with_lock(self, lock: OwnedFd) -> Self {
         let lock = Some(lock);
         Self { lock, ..self }
+    }
+
+    /// Shows what the process counts.
+    pub(super) fn with_statistics(self, published: Published) -> Self {
+        let published = Some(published);
+        Self { published, ..self }
     }
 
     /// Starts the process and watches over it until it ended for good: by itself, or since `stop` became readable, or since
@@ -127,6 +136,16 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
             }
             if ready.asked {
                 self.take();
+            }
+            if ready.watched
+                && let Some(published) = &self.published
+            {
+                published.answer(&Status {
+                    domid: self.identity.domid,
+                    name: self.identity.name.clone(),
+                    pid: self.process.as_ref().map(|it| it.child.pid()),
+                    restarts: self.restarts.count(),
+                });
             }
             if ready.ended
                 && let Some(ended) = self.ended()
@@ -212,6 +231,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
         let of_end = self.process.as_ref().map(|it| add(it.child.as_fd()));
         let process = self.process.as_ref().filter(listens);
         let of_link = process.map(|it| add(it.link.as_fd()));
+        let of_watcher = self.published.as_ref().map(|it| add(it.as_fd()));
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) => {}
             Err(Errno::INTR) => return Ok(Ready::default()),
@@ -226,6 +246,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
             reload: is(of_reload),
             ended: is(of_end),
             asked: is(of_link),
+            watched: is(of_watcher),
         })
     }
 
@@ -266,6 +287,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
                 }
             },
             Ask::Journal { backend_dir } => self.files.journal(&backend_dir),
+            Ask::Statistics => given_statistics(self.published.as_ref()),
             Ask::Ready => {
                 notify("READY=1");
                 return;
@@ -319,6 +341,19 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
     }
 }
 
+fn given_statistics(published: Option<&Published>) -> Given {
+    let memory =
+        published.map_or_else(|| Err(io::ErrorKind::Unsupported.into()), Published::memory);
+    match memory {
+        Ok(memory) => (Answer::Statistics, vec![memory]),
+        Err(error) => {
+            let errno = error.raw_os_error().unwrap_or(0);
+            let words = error.to_string();
+            (Answer::Refused { words, errno }, Vec::new())
+        }
+    }
+}
+
 /// What a poll found.
 #[derive(Clone, Copy, Default)]
 struct Ready {
@@ -326,6 +361,7 @@ struct Ready {
     reload: bool,
     ended: bool,
     asked: bool,
+    watched: bool,
 }
 
 const SIGTERM: i32 = signal_hook::consts::SIGTERM;

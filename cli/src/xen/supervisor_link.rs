@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 
 use ringfence_blkback::journal::Record;
 use ringfence_blkback::service::{DiskError, Image, Images, Kept};
@@ -33,6 +34,8 @@ pub(super) enum Ask {
         /// As the store has it, absolute.
         backend_dir: String,
     },
+    /// Where the process counts for others to see.
+    Statistics,
     /// The process is confined and serves.
     Ready,
 }
@@ -77,6 +80,8 @@ pub(super) enum Answer {
         /// What tells the device's image from others.
         image: [u64; 2],
     },
+    /// The memory; its descriptor comes with this.
+    Statistics,
     /// No.
     Refused {
         /// Why, in words for the `error` node.
@@ -125,6 +130,19 @@ impl Link {
     pub(super) fn hello(&self) -> io::Result<(Identity, Option<OwnedFd>)> {
         match self.call(&Ask::Hello)? {
             (Answer::Welcome(identity), mut lock) => Ok((identity, lock.pop())),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Where to count, for others to see. Mapped for good: ask once.
+    pub(super) fn statistics(&self) -> io::Result<&'static [AtomicU64]> {
+        match self.call(&Ask::Statistics)? {
+            (Answer::Statistics, mut fds) => {
+                let fd = fds
+                    .pop()
+                    .ok_or(io::Error::from(io::ErrorKind::InvalidData))?;
+                ringfence_process::records::counters(fd)
+            }
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }

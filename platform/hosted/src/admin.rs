@@ -15,7 +15,7 @@ pub use crate::control::DomainKind;
 use crate::rundir::RunDir;
 pub use ringfence_process::child::Exit;
 use ringfence_process::packet::{self, Received};
-use ringfence_process::records::Stamp;
+use ringfence_process::records::{Record, Stamp};
 use ringfence_process::{ImageError, ImageSpec};
 
 /// A domain to make. Its process runs the broker's own program with these arguments and the caller's standard streams.
@@ -99,6 +99,7 @@ pub(crate) enum AdminRequest {
     Detach { guest: String, vdev: u32 },
     Disks,
     Domains,
+    Statistics { domain: String },
     Shutdown,
 }
 
@@ -135,6 +136,9 @@ pub enum AdminError {
     /// The domain has no process.
     #[error("domain {0} is not running")]
     NotRunning(String),
+    /// No process of the domain counts anything yet.
+    #[error("domain {0} has no statistics")]
+    NoStatistics(String),
     /// The domain is not of the kind that serves disks.
     #[error("domain {0} is no driver domain")]
     NotADriverDomain(String),
@@ -270,10 +274,18 @@ impl Client {
         request: &AdminRequest,
         fds: &[BorrowedFd<'_>],
     ) -> Result<AdminReply, ClientError> {
+        self.exchange(request, fds).map(|(reply, _)| reply)
+    }
+
+    fn exchange(
+        &self,
+        request: &AdminRequest,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(AdminReply, Vec<OwnedFd>), ClientError> {
         packet::send(self.0.as_fd(), request, fds, SendFlags::empty())?;
         match packet::recv(self.0.as_fd(), RecvFlags::empty())? {
             Received::Message(AdminReply::Refused(error), _) => Err(error.into()),
-            Received::Message(reply, _) => Ok(reply),
+            Received::Message(reply, fds) => Ok((reply, fds)),
             _ => Err(ClientError::Closed),
         }
     }
@@ -404,6 +416,24 @@ impl Client {
     pub fn domains(&self) -> Result<Vec<DomainInfo>, ClientError> {
         match self.call(&AdminRequest::Domains, &[])? {
             AdminReply::Domains(domains) => Ok(domains),
+            _ => Err(ClientError::Closed),
+        }
+    }
+
+    /// What a driver domain counts, mapped: it may be read again and again, and needs no answer from anybody. A domain keeps
+    /// the same for all its processes.
+    ///
+    /// # Errors
+    /// [`AdminError::NoStatistics`] where nobody counts, or the memory cannot be mapped.
+    pub fn statistics(&self, domain: &str) -> Result<Record, ClientError> {
+        let request = AdminRequest::Statistics {
+            domain: domain.into(),
+        };
+        match self.exchange(&request, &[])? {
+            (AdminReply::Done, mut fds) => {
+                let fd = fds.pop().ok_or(ClientError::Closed)?;
+                Ok(Record::map_read_only(fd)?)
+            }
             _ => Err(ClientError::Closed),
         }
     }

@@ -43,6 +43,8 @@ pub(crate) enum Request {
     /// What the processes of the sender's domain leave each other about the disk with this backend directory, whose image the
     /// sender has open: so many bytes, made if missing.
     Record { backend_path: String, bytes: u32 },
+    /// Where the sender's domain counts for others to see: so many bytes, made if missing.
+    Statistics { bytes: u32 },
 }
 
 /// From the broker to a domain; the descriptors are listed in their order.
@@ -63,6 +65,8 @@ pub(crate) enum Reply {
     Image { spec: ImageSpec, bytes: u64 },
     /// The record, and what tells the disk's image from others.
     Record { image: [u64; 2] },
+    /// The memory.
+    Statistics,
     /// Refused.
     Refused(Refusal),
 }

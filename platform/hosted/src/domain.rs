@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use ringfence_core::platform::{
     Access, Capabilities, EvtchnError, GrantCopy, GrantError, Platform, PlatformError,
@@ -171,6 +172,26 @@ impl Hosted {
             }
             (Reply::Refused(Refusal::Image(error)), _) => Err(error.into()),
             _ => Err(crate::control::failed("open_image", rustix::io::Errno::BADMSG).into()),
+        }
+    }
+
+    /// Asks for the memory in which this domain counts, so many bytes; whoever may look sees it. Mapped for good: ask once.
+    ///
+    /// # Errors
+    /// [`PlatformError`] if there is no memory, or so much is never given.
+    pub fn statistics(&self, bytes: u32) -> Result<&'static [AtomicU64], PlatformError> {
+        let (reply, fds) = self.0.link.call(&Request::Statistics { bytes })?;
+        match (reply, <[_; 1]>::try_from(fds)) {
+            (Reply::Statistics, Ok([fd])) => ringfence_process::records::counters(fd)
+                .map_err(|error| crate::control::system("statistics", &error)),
+            (Reply::Refused(Refusal::Errno(errno)), _) => Err(PlatformError {
+                op: "statistics",
+                errno,
+            }),
+            _ => Err(crate::control::failed(
+                "statistics",
+                rustix::io::Errno::BADMSG,
+            )),
         }
     }
 

@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 
 use memmap2::{MmapOptions, MmapRaw};
 use ringfence_core::{PAGE, SharedMem as _, Words};
@@ -58,6 +59,36 @@ pub fn is_known(found: Stamp, known: Stamp) -> bool {
     found == known || found == Stamp::default()
 }
 
+/// Another description of such memory, that cannot be mapped for writing.
+///
+/// # Errors
+/// As `open(2)`.
+pub fn read_only(fd: &OwnedFd) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Maps all of it for the rest of this process's life, as words that any thread may add to. Whoever has it mapped too only reads.
+///
+/// # Errors
+/// As [`Record::map`].
+pub fn counters(fd: OwnedFd) -> io::Result<&'static [AtomicU64]> {
+    let record = Box::leak(Box::new(Record::map(fd)?));
+    let (base, len) = (record.pages.as_ptr(), Words::len(record));
+    // SAFETY: mapped, and never unmapped since `record` is leaked; of whole pages, so aligned; atomics may be changed by others.
+    Ok(unsafe { core::slice::from_raw_parts(base.cast::<AtomicU64>(), len) })
+}
+
+fn whole(fd: OwnedFd) -> io::Result<(File, usize)> {
+    let file = File::from(fd);
+    let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    if len == 0 || !len.is_multiple_of(PAGE) {
+        return Err(io::Error::other(format!("record of {len} bytes")));
+    }
+    Ok((file, len))
+}
+
 /// Such memory, mapped.
 #[derive(Debug)]
 pub struct Record {
@@ -72,16 +103,28 @@ impl Record {
     /// # Errors
     /// As `mmap(2)`, or it is not made of whole pages.
     pub fn map(fd: OwnedFd) -> io::Result<Self> {
-        let file = File::from(fd);
-        let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
-        if len == 0 || !len.is_multiple_of(PAGE) {
-            return Err(io::Error::other(format!("record of {len} bytes")));
-        }
+        let (file, len) = whole(fd)?;
         let memory = MmapOptions::new().len(len).map_raw(&file)?;
         let base = NonNull::new(memory.as_mut_ptr()).ok_or(io::ErrorKind::AddrNotAvailable)?;
         // SAFETY: mapped as long as `memory` lives, which is as long as this does; the supervisor, which alone could, never makes
         // it shorter.
         let pages = unsafe { RawPages::new(base, len) };
+        Ok(Self {
+            pages,
+            _memory: memory,
+        })
+    }
+
+    /// Maps all of it for reading only: [`store`](Words::store) is the caller's mistake and changes nothing.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
+    pub fn map_read_only(fd: OwnedFd) -> io::Result<Self> {
+        let (file, len) = whole(fd)?;
+        let memory = MmapOptions::new().len(len).map_raw_read_only(&file)?;
+        let base = NonNull::new(memory.as_mut_ptr()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        // SAFETY: as in `map`; nothing is written through it.
+        let pages = unsafe { RawPages::read_only(base, len) };
         Ok(Self {
             pages,
             _memory: memory,
@@ -107,7 +150,7 @@ impl Words for Record {
 
     #[inline]
     fn store(&self, at: usize, value: u64) {
-        if let Some(offset) = self.offset(at) {
+        if let Some(offset) = self.offset(at).filter(|_| self.pages.is_writable()) {
             self.pages.store_u64(offset, value);
         }
     }
@@ -154,6 +197,22 @@ mod tests {
         let short = rustix::fs::memfd_create("short", MemfdFlags::CLOEXEC).expect("a memfd");
         let error = stamp(&short).expect_err("nothing to read");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn who_may_only_look_sees_what_is_counted() {
+        let kept = create("counters", PAGE).expect("a memfd");
+        let seen = read_only(&kept).expect("opened again");
+        assert!(
+            Record::map(seen.try_clone().expect("dup")).is_err(),
+            "mapped for writing"
+        );
+        let seen = Record::map_read_only(seen).expect("mapped");
+        let counters = counters(kept).expect("mapped");
+        assert_eq!(counters.len(), 512);
+        counters[511].fetch_add(5, std::sync::atomic::Ordering::Relaxed);
+        seen.store(511, 6);
+        assert_eq!(seen.load(511), 5);
     }
 
     #[test]

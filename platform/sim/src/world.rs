@@ -170,6 +170,16 @@ impl World {
 
     /// A world in every detail.
     pub fn with(seed: u64, adversary: Adversary, limits: Limits) -> Self {
+        Self::around(Store::new(), seed, adversary, limits)
+    }
+
+    /// A world as of [`new`](Self::new), with these quotas of XenStore for every domain but dom0 in place of Xen's.
+    pub fn with_quotas(quotas: ringfence_xenstored::Limits) -> Self {
+        let store = Store::with_limits(quotas);
+        Self::around(store, 0, Adversary::EXACT, Limits::DEFAULT)
+    }
+
+    fn around(store: Store, seed: u64, adversary: Adversary, limits: Limits) -> Self {
         let state = State {
             domains: BTreeMap::new(),
             doorbells: Doorbells::new(adversary, seed),
@@ -182,7 +192,7 @@ impl World {
         };
         let shared = Shared {
             state: Mutex::new(state),
-            store: Mutex::new(Store::new()),
+            store: Mutex::new(store),
         };
         let world = Self {
             shared: Arc::new(shared),

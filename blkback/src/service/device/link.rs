@@ -1,6 +1,7 @@
 //! Makes and ends a device's connection: rings, ports, and the disk between them.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use ringfence_core::ids::SectorCount;
 use ringfence_core::platform::Platform;
@@ -20,6 +21,12 @@ use crate::grants::persistent::PAGES_PER_DEVICE;
 use crate::journal;
 use crate::negotiate::{self, Frontend};
 use crate::sink::{Disk, Split};
+
+/// Nanoseconds since somebody asked first.
+fn clock() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
 
 impl<'p, P: Platform> Device<'p, P> {
     /// Maps, binds, attaches; `resume`: where an earlier process was connected. `false` if that failed: the device is retired, and holds nothing.
@@ -64,11 +71,13 @@ impl<'p, P: Platform> Device<'p, P> {
             indirect_segments: self.offered(begin),
             epoch: Arc::new(Epoch::new(rings)),
             queue: 0,
+            clock: Some(clock),
             persistent: persistent.then(|| {
                 let share = PAGES_PER_DEVICE.div_ceil(usize::from(rings.max(1)));
                 (share, Arc::clone(&self.budget))
             }),
         };
+        self.stats.set_rings(rings);
         let connected = (0..).zip(parts).try_for_each(|(queue, disk)| {
             let terms = Terms {
                 queue,
@@ -211,6 +220,7 @@ impl<'p, P: Platform> Device<'p, P> {
     /// Ends the connection, if there is one: closes the ports, unmaps the rings, keeps the disk.
     pub(in crate::service) fn release(&mut self, doorbells: &mut impl Doorbells<P::Channel>) {
         self.announced = None;
+        self.stats.set_rings(0);
         for (number, queue) in (0..).zip(self.queues.drain(..)) {
             let id = RingId {
                 device: self.id,

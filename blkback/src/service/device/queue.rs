@@ -13,6 +13,7 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Refusal};
 use crate::journal::{self, Record};
 use crate::stats::Stats;
+use crate::stats::layout::RECEIVED;
 
 /// An engine with a journal, if somebody keeps one.
 pub(super) type Journaled<'p, P> = Engine<&'p P, Option<journal::Queue<Record>>>;
@@ -123,6 +124,7 @@ impl<'p, P: Platform> Queue<'p, P> {
     /// Lets the next event come, now or later.
     fn settle(&mut self, now: Duration, doorbells: &mut impl Doorbells<P::Channel>, stats: &Stats) {
         stats.notifications_received.add(1);
+        stats.add_to_ring(self.id.queue, RECEIVED, 1);
         let delay = self.storm.event();
         if self.storm.is_idle() {
             stats.spurious_events.add(1);

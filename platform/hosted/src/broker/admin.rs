@@ -1,6 +1,6 @@
 //! What the `ringfence` command asks for.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ringfence_core::DomId;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
@@ -50,6 +50,12 @@ impl Broker {
             return;
         };
         match packet::recv(admin.socket.as_fd(), RecvFlags::DONTWAIT) {
+            Ok(Received::Message(AdminRequest::Statistics { domain }, _)) => {
+                match self.look_at_statistics(&domain) {
+                    Ok(fd) => self.admin_give(id, &AdminReply::Done, &[fd.as_fd()]),
+                    Err(error) => self.admin_answer(id, Err(error)),
+                }
+            }
             Ok(Received::Message(request, fds)) => match self.admin_perform(id, request, fds) {
                 Ok(Some(reply)) => self.admin_answer(id, Ok(reply)),
                 Ok(None) => {}
@@ -64,10 +70,14 @@ impl Broker {
 
     pub(super) fn admin_answer(&mut self, id: AdminId, answer: Result<AdminReply, AdminError>) {
         let reply = answer.unwrap_or_else(AdminReply::Refused);
+        self.admin_give(id, &reply, &[]);
+    }
+
+    fn admin_give(&mut self, id: AdminId, reply: &AdminReply, fds: &[BorrowedFd<'_>]) {
         let sent = self
             .admins
             .get(&id)
-            .map(|admin| packet::send(admin.socket.as_fd(), &reply, &[], SendFlags::DONTWAIT));
+            .map(|admin| packet::send(admin.socket.as_fd(), reply, fds, SendFlags::DONTWAIT));
         if matches!(sent, Some(Err(_))) {
             self.admins.remove(&id);
         }
@@ -148,6 +158,10 @@ impl Broker {
                 )));
             }
             AdminRequest::Shutdown => self.stopping = true,
+            // Answered before, with a descriptor.
+            AdminRequest::Statistics { domain } => {
+                return Err(AdminError::NoStatistics(domain));
+            }
         }
         Ok(Some(AdminReply::Done))
     }

@@ -48,6 +48,8 @@ pub(super) struct Domain {
     pub(super) program: Option<OwnedFd>,
     /// Under way.
     pub(super) upgrade: Option<Upgrade>,
+    /// Where its processes count, with its size.
+    pub(super) statistics: Option<(u32, OwnedFd)>,
 }
 
 impl Domain {
@@ -62,6 +64,7 @@ impl Domain {
             exit: None,
             program: None,
             upgrade: None,
+            statistics: None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! What processes leave those that follow them, disk by disk.
+//! What processes leave those that follow them, disk by disk, and what they count.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -7,10 +7,13 @@ use ringfence_process::records::{self, Stamp};
 use rustix::io::Errno;
 
 use super::Broker;
+use crate::admin::AdminError;
 use crate::control::{Refusal, Reply};
 
 /// The most bytes of one record.
 const BYTES_MAX: u32 = 4 << 20;
+/// The most bytes of what a domain counts; those that it never touches take no memory.
+const STATISTICS_MAX: u32 = 64 << 20;
 
 /// The descriptors, by backend directory. Nothing is ever mapped here.
 #[derive(Debug, Default)]
@@ -67,5 +70,39 @@ impl Broker {
             Ok(fd) => Ok((Reply::Record { image }, vec![fd])),
             Err(errno) => Err(Refusal::Errno(errno.raw_os_error())),
         }
+    }
+
+    /// Where a domain's processes count.
+    pub(super) fn statistics(
+        &mut self,
+        domid: u16,
+        bytes: u32,
+    ) -> Result<(Reply, Vec<OwnedFd>), Refusal> {
+        let refused = |errno: Errno| Refusal::Errno(errno.raw_os_error());
+        let system =
+            |error: std::io::Error| refused(Errno::from_io_error(&error).unwrap_or(Errno::IO));
+        let domain = self.domains.get_mut(&domid).ok_or(Refusal::NoDomain)?;
+        match &domain.statistics {
+            Some((had, fd)) if *had == bytes => {
+                return Ok((Reply::Statistics, vec![fd.try_clone().map_err(system)?]));
+            }
+            _ if bytes == 0 || bytes > STATISTICS_MAX => return Err(refused(Errno::INVAL)),
+            // A process of another version has another layout: whoever looks at the old one is left with that.
+            _ => {}
+        }
+        let fd = ringfence_process::records::create("ringfence-statistics", bytes as usize);
+        let fd = fd.map_err(system)?;
+        let given = fd.try_clone().map_err(system)?;
+        domain.statistics = Some((bytes, fd));
+        Ok((Reply::Statistics, vec![given]))
+    }
+
+    /// The same for whoever may look, who cannot write there.
+    pub(super) fn look_at_statistics(&self, name: &str) -> Result<OwnedFd, AdminError> {
+        let domid = self.find(name)?;
+        let none = || AdminError::NoStatistics(name.to_owned());
+        let domain = self.domains.get(&domid.get()).ok_or_else(none)?;
+        let (_, fd) = domain.statistics.as_ref().ok_or_else(none)?;
+        ringfence_process::records::read_only(fd).map_err(|_| none())
     }
 }

@@ -126,6 +126,7 @@ impl Broker {
                 backend_path,
                 bytes,
             } => self.record(domid, &backend_path, bytes),
+            Request::Statistics { bytes } => self.statistics(domid, bytes),
             Request::OpenImage { backend_path } => {
                 return self.open_image(domid, backend_path, None);
             }
