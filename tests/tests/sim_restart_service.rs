@@ -95,6 +95,33 @@ fn who_is_told_to_end_leaves_nothing_to_be_done_again() {
 }
 
 #[test]
+fn suspects_of_two_disks_are_not_blamed_for_each_other() {
+    let mut rig = rig();
+    let guests = [7, 8].map(|front| in_flight(&mut rig, front, 2));
+    let disks = guests.each_ref().map(|guest| rig.disks.of(&guest.back_dir));
+    let hold = |on| disks.iter().for_each(|disk| disk.borrow_mut().hold = on);
+    let held = || disks.each_ref().map(|disk| disk.borrow().held());
+    // None of these processes gets to the end of anything.
+    hold(true);
+    let mut rig = rig.restarted();
+    rig.settle();
+    assert_eq!(held(), [2, 2], "all at once");
+    let mut rig = rig.restarted();
+    rig.settle();
+    assert_eq!(held(), [1, 0], "one at a time, of all disks");
+    let mut rig = rig.restarted();
+    rig.settle();
+    assert_eq!(held(), [1, 0], "the next one");
+    hold(false);
+    disks[0].borrow_mut().release();
+    rig.settle();
+    let statuses =
+        |mut guest: Guest| -> Vec<Status> { guest.answers().iter().map(|it| it.status).collect() };
+    let wanted = [vec![Status::ERROR, Status::OKAY], vec![Status::OKAY; 2]];
+    assert_eq!(guests.map(statuses), wanted);
+}
+
+#[test]
 fn a_journal_that_cannot_be_ends_its_device_and_no_other() {
     let mut rig = rig();
     let attacked = in_flight(&mut rig, 7, 3);

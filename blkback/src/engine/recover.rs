@@ -129,6 +129,12 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         });
     }
 
+    /// Whether a request that was in flight at two crashes waits for its turn, or has it: nothing else of this process is to be
+    /// in flight then, or another crash would be blamed on the wrong one.
+    pub fn has_suspects(&self) -> bool {
+        self.is_alone() || self.replays.waiting.iter().any(|replay| replay.suspect)
+    }
+
     /// Whether a suspect is to be left alone with the disk.
     pub(super) fn is_alone(&self) -> bool {
         self.replays.alone

@@ -378,12 +378,19 @@ impl<'p, P: Platform> Device<'p, P> {
         })
     }
 
-    /// Serves the rings that have something to do without being rung, or all, each once and within the budget.
+    /// The first of its queues with requests that have to be alone with the process.
+    pub(super) fn suspects(&self) -> Option<u16> {
+        let mut queues = (0..).zip(&self.queues);
+        queues.find_map(|(number, queue)| queue.engine.has_suspects().then_some(number))
+    }
+
+    /// Serves the rings that have something to do without being rung, or all, each once and within the budget; or only this one.
     pub(super) fn serve(
         &mut self,
         look: Look,
         budget: u32,
         now: Duration,
+        alone: Option<u16>,
         doorbells: &mut impl Doorbells<P::Channel>,
     ) -> Served {
         let mut all = Served::default();
@@ -391,6 +398,9 @@ impl<'p, P: Platform> Device<'p, P> {
             let Some(queue) = self.queues.get_mut(index) else {
                 break;
             };
+            if alone.is_some_and(|alone| usize::from(alone) != index) {
+                continue;
+            }
             if queue.wants(look, now, doorbells) {
                 let arm = look != Look::Poll;
                 let looked = queue.serve(false, arm, budget, now, doorbells, &self.stats);

@@ -6,6 +6,7 @@
 //! A service that is stopped ([`Service::stop`]) does not close its devices: it finishes what it took, flushes and lets go,
 //! with all states as they are, so that the next process of the domain goes on.
 
+mod alone;
 mod board;
 mod device;
 mod disks;
@@ -117,6 +118,8 @@ pub struct Service<'p, P: Platform, D, B = Polled> {
     foreign: BTreeSet<DeviceId>,
     rescan: bool,
     stopping: bool,
+    /// Some ring may have requests that have to be alone.
+    suspects: bool,
     /// What every frontend is offered.
     offer: Offer,
     /// How many pages of guests may stay mapped.
@@ -164,6 +167,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             foreign: BTreeSet::new(),
             rescan: true,
             stopping: false,
+            suspects: false,
             offer: Offer {
                 persistent: platform.capabilities().keeps_mappings,
                 ..Offer::default()
@@ -340,6 +344,8 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             &mut self.disks,
             &mut self.doorbells,
         );
+        // It may just have been connected.
+        self.suspects = true;
         match life {
             Ok(Life::Goes) => {}
             Ok(Life::Over) => {
@@ -376,6 +382,10 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
     /// Serves a ring whose doorbell was rung.
     pub fn rung(&mut self, ring: RingId, budget: u32, now: Duration) -> Turn {
         let mut turn = Turn::default();
+        if self.alone().is_some_and(|alone| alone != ring) {
+            // Rung it stays.
+            return turn;
+        }
         if let Some(device) = self.devices.get_mut(&ring.device) {
             let served = device.rung(ring.queue, budget, now, &mut self.doorbells);
             turn.add(served);
@@ -390,6 +400,9 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
     /// Asks every channel and serves those that were rung: for worlds without descriptors.
     pub fn poll(&mut self, budget: u32, now: Duration) -> Turn {
         let mut turn = Turn::default();
+        if self.alone().is_some() {
+            return turn;
+        }
         for (id, device) in &mut self.devices {
             let served = device.poll(budget, now, &mut self.doorbells);
             turn.add(served);
@@ -404,6 +417,9 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
     /// Serves the rings that have something to do without being rung: unfinished budgets, disks that finished something,
     /// doorbells whose delay is over; or all of them. Each at most once, within the budget, so that no guest starves another.
     pub fn serve(&mut self, look: Look, budget: u32, now: Duration) -> Turn {
+        if let Some(ring) = self.alone() {
+            return self.serve_alone(ring, look, budget, now);
+        }
         let mut turn = Turn::default();
         if look == Look::Due {
             let mut due = core::mem::take(&mut self.due);
@@ -413,7 +429,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
         }
         self.due.clear();
         for (id, device) in &mut self.devices {
-            let served = device.serve(look, budget, now, &mut self.doorbells);
+            let served = device.serve(look, budget, now, None, &mut self.doorbells);
             turn.serve(*id, device, served, &mut self.dirty);
             if device.listed {
                 self.due.push(*id);
@@ -434,7 +450,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
         let Some(device) = self.devices.get_mut(&id) else {
             return false;
         };
-        let served = device.serve(look, budget, now, &mut self.doorbells);
+        let served = device.serve(look, budget, now, None, &mut self.doorbells);
         turn.serve(id, device, served, &mut self.dirty);
         device.listed
     }

@@ -15,7 +15,6 @@ place() { cp /usr/bin/ringfence /tmp/new/next && mv /tmp/new/next /tmp/new/ringf
 is_new() { [ /proc/$1/exe -ef /tmp/new/ringfence ]; }
 
 mkdir -p /tmp/new
-[ -e /usr/bin/ringfence ] || ln -s $(command -v ringfence) /usr/bin/ringfence
 place
 PATH=/tmp/new:$PATH
 ringfence_backend
