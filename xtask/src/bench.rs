@@ -24,15 +24,24 @@ enum What {
     Ring,
     /// Reads of 4 KiB through front and back, against vhost-user-blk
     Block,
+    /// Reads and writes of 4 KiB on a file past the page cache, against io_uring on the file itself
+    File,
+    /// One busy disk among up to 30 in one driver domain, and what an idle one takes
+    Disks,
+    /// How long a guest waits when the driver domain's process is killed
+    Kills,
     /// Instructions per request on real Xen, against Linux's blkback and QEMU's qdisk
     Lab,
 }
 
 /// Builds and runs one bench.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let package = match options.what {
-        What::Ring => "ring-bench",
-        What::Block => "block-bench",
+    let (package, what) = match options.what {
+        What::Ring => ("ring-bench", None),
+        What::Block => ("block-bench", Some("null")),
+        What::File => ("block-bench", Some("file")),
+        What::Disks => ("block-bench", Some("disks")),
+        What::Kills => ("block-bench", Some("kills")),
         What::Lab => return lab::run(&options.lab, options.json.as_ref()),
     };
     let manifest = root().join("benches/Cargo.toml");
@@ -49,6 +58,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "--manifest-path",
     ]);
     command.arg(manifest).arg("--");
+    command.args(what.map(|what| format!("--what={what}")));
     if let Some(file) = &options.json {
         command.arg("--json").arg(std::path::absolute(file)?);
     }
