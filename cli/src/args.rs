@@ -69,6 +69,8 @@ pub enum Command {
         /// The domain's name
         name: String,
     },
+    /// Show domains and disks, with rates and restarts
+    Top(crate::top::Options),
     /// Read and write XenStore as the control domain
     #[command(subcommand)]
     Xenstore(Xenstore),

@@ -11,6 +11,7 @@ pub mod image;
 pub mod nbd;
 pub mod signals;
 pub mod statistics;
+pub mod top;
 pub mod upgrade;
 pub mod xen;
 pub mod xenstore;

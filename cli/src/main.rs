@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use ringfence_cli::args::{Cli, Command, DomainMain, Platform};
-use ringfence_cli::{backend, block, domains, guest, host, upgrade, xen, xenstore, xenstored};
+use ringfence_cli::{backend, block, domains, guest, host, top, upgrade, xen, xenstore, xenstored};
 use ringfence_hosted::RunDir;
 use ringfence_hosted::admin::Client;
 use tracing_subscriber::EnvFilter;
@@ -69,6 +69,11 @@ fn run(cli: &Cli) -> Result<u8> {
         }
         Command::BlockList { guest, json } => {
             block::list(&Client::connect(&run_dir)?, guest.as_deref(), *json)?
+        }
+        Command::Top(options) => {
+            let client = Client::connect(&run_dir)?;
+            let run_dir = &run_dir;
+            top::run(&mut top::Hosted { run_dir, client }, options)?;
         }
         Command::Xenstore(command) => xenstore::run(&run_dir, command)?,
         Command::Upgrade { name } => upgrade::hosted(&Client::connect(&run_dir)?, name)?,

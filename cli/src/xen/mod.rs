@@ -13,8 +13,10 @@ mod supervisor_notify;
 pub(crate) mod supervisor_statistics;
 
 use anyhow::{Result, bail};
+use ringfence_hosted::RunDir;
 
 use crate::args::{Cli, Command};
+use crate::top;
 
 /// Runs a command; gives the status to exit with.
 ///
@@ -31,6 +33,10 @@ pub fn run(cli: &Cli) -> Result<u8> {
         Command::BlockDetach { guest, vdev } => return block::detach(guest, vdev).map(|()| 0),
         Command::BlockList { guest, json } => {
             return block::list(guest.as_deref(), *json).map(|()| 0);
+        }
+        Command::Top(options) => {
+            let run_dir = RunDir::resolve(cli.run_dir.as_deref())?;
+            return top::run(&mut top::Xen { run_dir: &run_dir }, options).map(|()| 0);
         }
         Command::Upgrade { .. } => bail!(
             "on Xen the service goes on with the program that is on disk when it is sent SIGHUP: systemctl reload ringfence-driver-domain"
