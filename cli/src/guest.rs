@@ -42,7 +42,7 @@ pub fn run(vdevs: &[String], work: &GuestWork) -> Result<u8> {
         .iter()
         .map(|text| named(text))
         .collect::<Result<Vec<_>>>()?;
-    let disks = Disks::new(platform, store, !work.no_persistent)?;
+    let disks = Disks::new(platform, store, !work.no_persistent, usize::MAX)?;
     Guest::new(disks, vdevs, identity, &stop).work(work)
 }
 

@@ -186,9 +186,6 @@ impl Chunks {
     }
 }
 
-/// Bytes of a request: two disks share the 1024 pages that Linux grants for a process of user space.
-const CHUNK: u32 = 11 * 4096;
-
 /// Copies all of `from` to `to` with up to `depth` requests in flight on each, flushes, and compares what both hold.
 /// `progress` hears how much of the whole is done, in bytes, and the whole.
 ///
@@ -207,7 +204,7 @@ pub fn copy<A: Blocks, B: Blocks>(
             to: target.sectors,
         });
     }
-    let chunk = source.request_bytes.min(target.request_bytes).min(CHUNK) / 512;
+    let chunk = source.request_bytes.min(target.request_bytes) / 512;
     let chunks = || Chunks {
         next: 0,
         end: source.sectors,

@@ -82,7 +82,7 @@ impl<P: World> GuestDisk<P> {
             info,
             life: Life::Connected(info),
             open: HashMap::new(),
-            idle: Pool::new(),
+            idle: Pool::new(disks.borrow().pages),
             seen: 0,
             returned: false,
             told: false,
@@ -233,7 +233,8 @@ impl<P: World> GuestDisk<P> {
     /// A buffer of this length, used before or new.
     fn buffer(&mut self, bytes: usize) -> Result<DiskBuffer<P>, SubmitError> {
         let taken = self.idle.take(&self.front, bytes);
-        let mut buffer = taken.map_err(|error| self.no_buffer(&error))?;
+        let taken = taken.map_err(|error| self.no_buffer(&error))?;
+        let mut buffer = taken.ok_or(SubmitError::Full)?;
         buffer.set_len(bytes).map_err(|_| SubmitError::Gone)?;
         Ok(buffer)
     }

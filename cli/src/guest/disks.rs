@@ -60,6 +60,8 @@ pub struct Disks<P: World> {
     platform: P,
     pub(crate) store: P::Store,
     persistent: bool,
+    /// For the buffers of one disk.
+    pub(crate) pages: usize,
     /// Grows with every event: whoever saw an older number looks at its nodes again.
     news: u64,
     disks: BTreeMap<u32, Disk<P>>,
@@ -69,16 +71,23 @@ pub struct Disks<P: World> {
 pub type Shared<P> = Rc<RefCell<Disks<P>>>;
 
 impl<P: World> Disks<P> {
-    /// Watches the disks of this domain. Backends may keep their pages mapped if `persistent`.
+    /// Watches the disks of this domain. Backends may keep their pages mapped if `persistent`. The
+    /// buffers of one disk take up to `pages` pages.
     ///
     /// # Errors
     /// The store failed.
-    pub fn new(platform: P, mut store: P::Store, persistent: bool) -> Result<Shared<P>> {
+    pub fn new(
+        platform: P,
+        mut store: P::Store,
+        persistent: bool,
+        pages: usize,
+    ) -> Result<Shared<P>> {
         store.watch(DISKS, "disks").context("xenstore")?;
         Ok(Rc::new(RefCell::new(Self {
             platform,
             store,
             persistent,
+            pages,
             news: 0,
             disks: BTreeMap::new(),
         })))

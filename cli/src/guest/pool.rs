@@ -12,16 +12,23 @@ const SIZES: [usize; 3] = [1, MAX_PAGES, PAGES];
 /// Buffers that nobody uses at the moment.
 pub(crate) struct Pool<P: World> {
     idle: [Vec<DiskBuffer<P>>; SIZES.len()],
+    /// Pages of all buffers, also of those in use.
+    pages: usize,
+    /// How many those may be, unless it cannot go on with so few.
+    limit: usize,
 }
 
 impl<P: World> Pool<P> {
-    pub(crate) const fn new() -> Self {
+    pub(crate) const fn new(limit: usize) -> Self {
         Self {
             idle: [const { Vec::new() }; SIZES.len()],
+            pages: 0,
+            limit,
         }
     }
 
-    /// A buffer for this many bytes: one that fits, or a new one, or a larger one.
+    /// A buffer for this many bytes: one that fits, or a new one, or a larger one. `None` if it is better to wait for one that is
+    /// in use.
     ///
     /// # Errors
     /// No pages are left; the connection is away.
@@ -29,17 +36,27 @@ impl<P: World> Pool<P> {
         &mut self,
         front: &DiskFront<P>,
         bytes: usize,
-    ) -> Result<DiskBuffer<P>, BufferError> {
+    ) -> Result<Option<DiskBuffer<P>>, BufferError> {
         let pages = bytes.div_ceil(PAGE).max(1);
         let size = SIZES.iter().position(|size| *size >= pages);
         let size = size.ok_or(BufferError::Pages { pages, max: PAGES })?;
-        if let Some(buffer) = self.idle[size].pop() {
-            return Ok(buffer);
+        if front.in_flight() > 0 && self.pages.saturating_add(SIZES[size]) > self.limit {
+            return Ok(self.fitting(size));
         }
-        front.buffer(SIZES[size]).or_else(|error| {
-            let mut larger = self.idle.iter_mut().skip(size);
-            larger.find_map(Vec::pop).ok_or(error)
-        })
+        if let Some(buffer) = self.idle[size].pop() {
+            return Ok(Some(buffer));
+        }
+        match front.buffer(SIZES[size]) {
+            Ok(buffer) => {
+                self.pages += SIZES[size];
+                Ok(Some(buffer))
+            }
+            Err(error) => self.fitting(size).map(Some).ok_or(error),
+        }
+    }
+
+    fn fitting(&mut self, size: usize) -> Option<DiskBuffer<P>> {
+        self.idle.iter_mut().skip(size).find_map(Vec::pop)
     }
 
     /// Keeps a buffer for the next request.
@@ -53,5 +70,6 @@ impl<P: World> Pool<P> {
     /// Gives all of them up: their pages are granted to a backend of the past.
     pub(crate) fn clear(&mut self) {
         self.idle.iter_mut().for_each(Vec::clear);
+        self.pages = 0;
     }
 }

@@ -12,6 +12,9 @@ use crate::guest::arg::DiskArg;
 use crate::guest::disks::Disks;
 use crate::signals::Stop;
 
+/// Pages of one disk's buffers: Linux grants 1024 pages of user space, rings included.
+const DISK_PAGES: usize = 384;
+
 /// Where the kernel's frontend shows that it is there, as a module or built in.
 const KERNEL_FRONTEND: [&str; 2] = ["/sys/module/xen_blkfront", "/sys/bus/xen/drivers/vbd"];
 
@@ -47,6 +50,6 @@ pub(super) fn run(wanted: &Guest) -> Result<u8> {
         "domid": platform.domid().get(),
     });
     let store = platform.store().context("xenstore")?;
-    let disks = Disks::new(platform, store, !wanted.work.no_persistent)?;
+    let disks = Disks::new(platform, store, !wanted.work.no_persistent, DISK_PAGES)?;
     crate::guest::Guest::new(disks, named, identity, &stop).work(&wanted.work)
 }
