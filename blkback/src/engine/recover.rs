@@ -16,10 +16,10 @@ use crate::request::Runs;
 use crate::sink::Disk;
 use crate::stats::layout::TAKEN;
 
-/// Started so often after a crash that the next crash makes it one that is started alone.
-const SUSPECT: u8 = 1;
-/// Started so often after a crash, the last time alone, that it is not started again.
-const POISON: u8 = 2;
+/// In flight at so many crashes that it is done alone.
+const SUSPECT: u8 = 2;
+/// In flight at so many crashes, at the last one alone, that it is not done again.
+const POISON: u8 = 3;
 
 /// What an earlier process took and did not answer.
 #[derive(Default)]
@@ -48,7 +48,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     /// visibly, shows what it had answered and not shown, and does the rest again, before anything new, in the order of the ring.
     ///
     /// A request that was in flight at two crashes is done alone; one that was then in flight alone at a third is answered with
-    /// an error. The I/O of the earlier process has ended: that is what opening `disk` waited for.
+    /// an error. Deaths that came from outside are not counted. The I/O of the earlier process has ended: that is what opening `disk` waited for.
     ///
     /// # Errors
     /// The disk back, with the reason; the journal is as it was then.
@@ -115,17 +115,18 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         let Some((slot, own)) = self.reclaim(entry) else {
             return;
         };
-        if entry.starts >= POISON && !cfg!(ringfence_weaken = "journal_poison") {
-            let why = Refusal::Poisoned(entry.starts);
+        if entry.crashes >= POISON && !cfg!(ringfence_weaken = "journal_poison") {
+            let why = Refusal::Poisoned(entry.crashes);
             let ticket = ticket(slot, own, &entry.request, Runs::new(), self.taken_at);
             self.refused.push((ticket, why));
             return;
         }
+        self.journal.wait(&own, entry.crashes);
         self.replays.waiting.push_back(Replay {
             slot,
             entry: own,
             request: entry.request,
-            suspect: entry.starts >= SUSPECT,
+            suspect: entry.crashes >= SUSPECT,
         });
     }
 

@@ -8,9 +8,10 @@ use ringfence_ring::RingIndex;
 use zerocopy::transmute;
 
 use super::error::JournalError;
+use super::header;
 use super::layout::{
     self, ENTRY_ANSWER, ENTRY_INDEX, ENTRY_REQUEST, HEAD_PUBLISH, HEAD_REQ_CONS, REQUEST, USED,
-    high, low,
+    WAITING, high, low,
 };
 
 /// An entry that was in use.
@@ -20,8 +21,8 @@ pub struct Entry {
     pub number: u16,
     /// Where on the ring the request was.
     pub index: RingIndex,
-    /// How often it was started again after a crash.
-    pub starts: u8,
+    /// At how many crashes somebody was at work on it, the last one among them.
+    pub crashes: u8,
     /// Where its answer goes and what it is, if it was answered.
     pub answer: Option<(RingIndex, Status)>,
     /// The request.
@@ -173,11 +174,12 @@ impl Entry {
             *word = words.load(place);
         }
         let answer = words.load(at(ENTRY_ANSWER));
-        let [_, _, starts, ..] = first.to_be_bytes();
+        let [_, _, crashes, ..] = first.to_be_bytes();
+        let blamed = first & WAITING == 0 && !header::was_killed(words);
         Some(Self {
             number,
             index: RingIndex::new(low(first)),
-            starts,
+            crashes: crashes.saturating_add(blamed.into()),
             answer: (answer & USED != 0).then(|| {
                 let [high, low, ..] = answer.to_be_bytes();
                 let status = Status(i16::from_be_bytes([high, low]));

@@ -6,8 +6,8 @@ use ringfence_ring::RingIndex;
 
 use super::error::JournalError;
 use super::layout::{
-    self, AT_ATTEMPTS, AT_COMPLETE, AT_DEVICE, AT_FLUSH_LOST, AT_GENERATION, AT_IMAGE, AT_MAGIC,
-    AT_PROTOCOL, AT_QUEUES, AT_VERSION, ENTRY_INDEX, HEAD_PORT, HEAD_PUBLISH, HEAD_REFS,
+    self, AT_ATTEMPTS, AT_COMPLETE, AT_DEVICE, AT_FLUSH_LOST, AT_GENERATION, AT_IMAGE, AT_KILLED,
+    AT_MAGIC, AT_PROTOCOL, AT_QUEUES, AT_VERSION, ENTRY_INDEX, HEAD_PORT, HEAD_PUBLISH, HEAD_REFS,
     HEAD_REQ_CONS, MAGIC, MAX_PAGES, MAX_QUEUES, MAX_SLOTS, VERSION, head, high, low, pair,
 };
 
@@ -51,9 +51,17 @@ pub fn is_flush_lost<W: Words + ?Sized>(words: &W) -> bool {
     words.load(AT_FLUSH_LOST) != 0
 }
 
+/// Whether the last process was killed from outside: what it was doing is not to blame for that.
+pub fn was_killed<W: Words + ?Sized>(words: &W) -> bool {
+    words.load(AT_KILLED) != 0 && !cfg!(ringfence_weaken = "journal_killed")
+}
+
 /// Counts one more recovery that is begun. Gives how many were begun before it without one that ended.
 pub fn begin_recovery<W: Words + ?Sized>(words: &W) -> u64 {
-    let attempts = words.load(AT_ATTEMPTS);
+    let attempts = match was_killed(words) {
+        true => 0,
+        false => words.load(AT_ATTEMPTS),
+    };
     words.store(AT_ATTEMPTS, attempts.saturating_add(1));
     attempts
 }

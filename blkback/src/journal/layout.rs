@@ -46,6 +46,9 @@ pub(super) const AT_QUEUES: usize = 8;
 pub(super) const AT_FLUSH_LOST: usize = 9;
 /// Recoveries that were begun since the last one that ended.
 pub(super) const AT_ATTEMPTS: usize = 10;
+/// 1 if the last process was killed from outside, which whoever keeps the journal writes whenever one ended: the place is the same
+/// in every version.
+pub const AT_KILLED: usize = 31;
 
 /// Words before the first queue's head.
 const HEADER: usize = 32;
@@ -63,7 +66,7 @@ pub(super) const HEAD_PUBLISH: usize = 10;
 
 /// Words in an entry: two and a request.
 pub(super) const ENTRY: usize = 16;
-/// Ring index, [`USED`], starts from bit 40.
+/// Ring index, [`USED`], [`WAITING`], crashes from bit 40.
 pub(super) const ENTRY_INDEX: usize = 0;
 /// Ring index of the answer, [`USED`], status from bit 48.
 pub(super) const ENTRY_ANSWER: usize = 1;
@@ -72,7 +75,12 @@ pub(super) const ENTRY_REQUEST: usize = 2;
 pub(super) const REQUEST: usize = 14;
 /// What the rest of the word says counts.
 pub(super) const USED: u64 = 1 << 32;
+/// An earlier process left it, and nothing was done about it since.
+pub(super) const WAITING: u64 = 1 << 33;
+/// Where an entry's number of crashes lies in its first word.
+pub(super) const CRASHES: u32 = 40;
 
+const _: () = assert!(AT_KILLED < HEADER);
 const _: () = assert!(HEADER + MAX_QUEUES * HEAD <= WORDS_OF_PAGE);
 const _: () = assert!(ENTRY_REQUEST + REQUEST == ENTRY);
 const _: () = assert!(HEAD_REFS + MAX_PAGES / 2 == HEAD_REQ_CONS);

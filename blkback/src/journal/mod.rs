@@ -29,8 +29,9 @@ pub use error::JournalError;
 pub use found::{Entry, Found, Plan};
 pub use header::{
     Header, QueueHeader, begin_recovery, complete, end_recovery, is_empty, is_flush_lost,
+    was_killed,
 };
-pub use layout::{BYTES, MAX_PAGES, MAX_QUEUES, MAX_SLOTS, STAMP, VERSION};
+pub use layout::{AT_KILLED, BYTES, MAX_PAGES, MAX_QUEUES, MAX_SLOTS, STAMP, VERSION};
 pub use queue::Queue;
 pub use record::Record;
 
@@ -66,7 +67,10 @@ pub trait Journal {
     /// Makes every entry below `req_cons` count.
     fn commit(&mut self, req_cons: RingIndex);
 
-    /// Notes that a request of an earlier process is about to be done once more.
+    /// Notes that a request of an earlier process waits for its turn, and at how many crashes it was in flight.
+    fn wait(&mut self, slot: &Slot, crashes: u8);
+
+    /// Notes that a request that waited is about to be done once more.
     fn restart(&mut self, slot: &Slot);
 
     /// Notes that the entry's answer goes to `rsp` of the ring, before it is written there.
@@ -101,6 +105,7 @@ impl Journal for Unjournaled {
         Slot::new(number)
     }
     fn commit(&mut self, _: RingIndex) {}
+    fn wait(&mut self, _: &Slot, _: u8) {}
     fn restart(&mut self, _: &Slot) {}
     fn answer(&mut self, _: &Slot, _: RingIndex, _: Status) {}
     fn publish(&mut self, _: RingIndex, _: RingIndex) {}
@@ -133,6 +138,11 @@ impl<J: Journal> Journal for Option<J> {
     fn commit(&mut self, req_cons: RingIndex) {
         if let Some(journal) = self {
             journal.commit(req_cons);
+        }
+    }
+    fn wait(&mut self, slot: &Slot, crashes: u8) {
+        if let Some(journal) = self {
+            journal.wait(slot, crashes);
         }
     }
     fn restart(&mut self, slot: &Slot) {

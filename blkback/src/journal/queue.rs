@@ -6,13 +6,11 @@ use ringfence_ring::RingIndex;
 use zerocopy::transmute;
 
 use super::layout::{
-    self, AT_FLUSH_LOST, ENTRY_ANSWER, ENTRY_INDEX, ENTRY_REQUEST, HEAD_PUBLISH, HEAD_REQ_CONS,
-    REQUEST, USED, pair,
+    self, AT_FLUSH_LOST, CRASHES, ENTRY_ANSWER, ENTRY_INDEX, ENTRY_REQUEST, HEAD_PUBLISH,
+    HEAD_REQ_CONS, REQUEST, USED, WAITING, pair,
 };
 use super::{Found, Journal, Slot, header};
 
-/// Where an entry's number of starts lies in its first word.
-const STARTS: u32 = 40;
 /// Where the status lies in the word of an answer.
 const STATUS: u32 = 48;
 
@@ -73,12 +71,16 @@ impl<W: Words> Journal for Queue<W> {
             .store(self.head(HEAD_REQ_CONS), u64::from(req_cons.get()));
     }
 
+    fn wait(&mut self, slot: &Slot, crashes: u8) {
+        let at = self.entry(slot.number(), ENTRY_INDEX);
+        let rest = self.words.load(at) & !(0xFF << CRASHES);
+        let word = rest | WAITING | u64::from(crashes) << CRASHES;
+        self.words.store(at, word);
+    }
+
     fn restart(&mut self, slot: &Slot) {
         let at = self.entry(slot.number(), ENTRY_INDEX);
-        let word = self.words.load(at);
-        let starts = (word >> STARTS).saturating_add(1).min(0xFF);
-        let rest = word & !(0xFF << STARTS);
-        self.words.store(at, rest | starts << STARTS);
+        self.words.store(at, self.words.load(at) & !WAITING);
     }
 
     fn answer(&mut self, slot: &Slot, rsp: RingIndex, status: Status) {

@@ -160,16 +160,27 @@ fn the_unanswered_are_done_again_in_the_order_of_the_ring() {
         let index = start.plus(nth as u32);
         let slot = queue.take(number, index, &request(nth as u64));
         if number == 2 {
+            queue.wait(&slot, 1);
             queue.restart(&slot);
+        }
+        if number == 1 {
+            queue.wait(&slot, 1);
         }
     }
     queue.commit(start.plus(4));
     let plan = found(&words).plan(start).expect("a plan");
     let of: Vec<_> = plan.replay.iter().map(|entry| entry.number).collect();
     assert_eq!(of, [3, 0, 2, 1]);
-    assert_eq!(plan.replay[2].starts, 1);
+    let crashes =
+        |plan: &super::Plan| -> Vec<_> { plan.replay.iter().map(|it| it.crashes).collect() };
+    assert_eq!(crashes(&plan), [1, 1, 2, 1]);
     assert_eq!(plan.replay[2].request, request(2));
     assert!(plan.stale.is_empty() && plan.republish.is_empty());
+
+    // The process was killed, which nothing it did is to blame for.
+    words.store(layout::AT_KILLED, 1);
+    let plan = found(&words).plan(start).expect("a plan");
+    assert_eq!(crashes(&plan), [0, 0, 1, 1]);
 }
 
 #[test]

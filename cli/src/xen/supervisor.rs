@@ -317,7 +317,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
     fn ended(&mut self) -> Option<Ended> {
         let exit = self.process.as_mut()?.child.exit()?;
         self.process = None;
-        self.files.process_died();
+        self.files.process_died(exit);
         let failed = exit != Exit::Code(0);
         match self.next.take() {
             Some(next) if !failed => return Some(Ended::Next(next)),

@@ -8,6 +8,7 @@ use ringfence_blkback::service::{DeviceId, Toolstack};
 use ringfence_core::DomId;
 use ringfence_core::store::{Field, Store, StoreExt as _, Tx};
 use ringfence_linux::DeviceFiles;
+use ringfence_process::child::Exit;
 use ringfence_process::images::Images;
 use ringfence_process::{Cache, ImageSpec};
 
@@ -55,10 +56,11 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
     }
 
     /// The process died: what it was doing to its images may go on for a while.
-    pub(super) fn process_died(&mut self) {
+    pub(super) fn process_died(&mut self, exit: Exit) {
         self.opened.clear();
         if let Some(journals) = &self.journals {
             journals.sweep(self.domid, &mut self.store);
+            journals.note_end(exit);
         }
     }
 

@@ -9,6 +9,7 @@ use ringfence_blkback::journal;
 use ringfence_blkback::service::{BackendType, DeviceId};
 use ringfence_core::DomId;
 use ringfence_core::store::{Store, StoreExt as _, Tx};
+use ringfence_process::child::Exit;
 use ringfence_process::records;
 use thiserror::Error;
 
@@ -22,6 +23,8 @@ pub(super) struct Unknown {
     path: PathBuf,
     version: u64,
 }
+
+const _: () = assert!(journal::AT_KILLED == records::KILLED);
 
 /// Where they are.
 #[derive(Debug)]
@@ -72,6 +75,19 @@ impl Journals {
         let file = std::fs::File::open(self.0.join(name(id)));
         let stamp = file.and_then(records::stamp);
         stamp.is_ok_and(|stamp| stamp != records::Stamp::default())
+    }
+
+    /// Notes in all of them how the process ended.
+    pub(super) fn note_end(&self, exit: Exit) {
+        for entry in std::fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().and_then(device).is_none() {
+                continue;
+            }
+            let file = std::fs::File::options().write(true).open(entry.path());
+            if let Err(error) = file.and_then(|file| records::note_end(file, exit)) {
+                tracing::warn!(journal = %entry.path().display(), %error, "cannot note how the process ended");
+            }
+        }
     }
 
     /// Removes those of devices that are gone. What cannot be removed is in nobody's way: a journal counts only for the
@@ -149,6 +165,11 @@ mod tests {
         let error = next.check().unwrap_err().to_string();
         let says = format!("vbd-7-51712.journal has version {}", journal::VERSION + 1);
         assert!(error.contains(&says), "{error}");
+
+        next.note_end(Exit::Signal(9));
+        assert_eq!(record.load(journal::AT_KILLED), 1);
+        next.note_end(Exit::Signal(6));
+        assert_eq!(record.load(journal::AT_KILLED), 0);
 
         store.rm(Tx::NONE, &id.backend_dir(back)).unwrap();
         next.sweep(back, &mut store);

@@ -13,6 +13,8 @@ use ringfence_mem::RawPages;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use zerocopy::IntoBytes as _;
 
+use crate::child::Exit;
+
 /// Makes `bytes` bytes of zeros that live as long as a descriptor of them. Pages that are never touched take no memory.
 ///
 /// # Errors
@@ -52,6 +54,23 @@ pub fn stamp(fd: impl AsFd) -> io::Result<Stamp> {
         }
     }
     Ok(room.map(u64::from_ne_bytes))
+}
+
+/// Which word of a record its keeper writes whenever a process ended: 1 if that was killed, see [`note_end`].
+pub const KILLED: usize = 31;
+
+/// Notes in a record how the last process ended: a SIGKILL comes from outside, and nothing that the process was doing is to
+/// blame for it.
+///
+/// # Errors
+/// As `pwrite(2)`.
+pub fn note_end(fd: impl AsFd, exit: Exit) -> io::Result<()> {
+    let killed = u64::from(exit == Exit::Signal(libc::SIGKILL));
+    let at = KILLED as u64 * size_of::<u64>() as u64;
+    match rustix::io::pwrite(fd, &killed.to_ne_bytes(), at)? {
+        8 => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
 }
 
 /// Whether processes that know records of the stamp `known` can go on with one of the stamp `found`.
@@ -197,6 +216,21 @@ mod tests {
         let short = rustix::fs::memfd_create("short", MemfdFlags::CLOEXEC).expect("a memfd");
         let error = stamp(&short).expect_err("nothing to read");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn how_a_process_ended_is_noted_for_the_next() {
+        let kept = create("record", PAGE).expect("a memfd");
+        let record = Record::map(kept.try_clone().expect("dup")).expect("mapped");
+        for (exit, noted) in [
+            (Exit::Signal(libc::SIGKILL), 1),
+            (Exit::Signal(libc::SIGABRT), 0),
+            (Exit::Signal(libc::SIGKILL), 1),
+            (Exit::Code(1), 0),
+        ] {
+            note_end(&kept, exit).expect("written");
+            assert_eq!(record.load(KILLED), noted, "{exit:?}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use ringfence_blkback::engine::Terms;
 use ringfence_blkback::journal::{self, Header, Queue, QueueHeader};
 use ringfence_blkback::{AttachError, Disk, Engine};
 use ringfence_core::platform::{Access, Channel, Granted, Platform};
-use ringfence_core::{DomId, PAGE};
+use ringfence_core::{DomId, PAGE, Words as _};
 use ringfence_sim::{Crash, Sim, SimRecord, SimWords, World};
 
 /// The guest.
@@ -95,6 +95,12 @@ impl Rig {
             features: 0,
             queues: [queue].into_iter().collect(),
         }
+    }
+
+    /// What the supervisor notes about the next deaths: whether they come from outside.
+    pub fn killed(&mut self, killed: bool) {
+        let record = self.world.domain(BACK).words(&self.kept);
+        record.store(journal::AT_KILLED, killed.into());
     }
 
     /// What a process of the driver domain does at its start. `None` if it dies in it.

@@ -227,7 +227,7 @@ fn an_image_whose_user_died_is_waited_for_and_one_in_use_is_refused() {
     assert!(words.contains("in use"), "{words}");
     drop(held);
     let (_, held) = desk.ask(first).unwrap();
-    desk.files.process_died();
+    desk.files.process_died(Exit::Signal(9));
     // Its I/O goes on: what it had open is still there.
     assert!(desk.files.image(first).is_none());
     let (late, _) = desk.files.too_late(first);

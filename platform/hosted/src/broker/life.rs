@@ -129,6 +129,9 @@ impl Broker {
             false => domain.restarts.ended(Instant::now(), failed),
         };
         let (name, destroy) = (domain.new.name.clone(), domain.new.destroy_on_exit);
+        let own = |(_, disk): &(&String, &super::disks::Disk)| disk.backend == domid;
+        let own = self.disks.iter().filter(own).map(|(path, _)| path.as_str());
+        self.records.note_end(own, exit);
         self.forget_requests(domid.get());
         self.evtchns.process_died(domid.get());
         self.arenas.process_died(domid.get());

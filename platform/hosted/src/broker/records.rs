@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
+use ringfence_process::child::Exit;
 use ringfence_process::records::{self, Stamp};
 use rustix::io::Errno;
 
@@ -44,6 +45,15 @@ impl Records {
         let (_, fd) = self.0.get(backend)?;
         // What cannot be read is of no version that anybody knows.
         Some(records::stamp(fd).unwrap_or([u64::MAX; 2]))
+    }
+
+    /// Notes how the process ended that was at work on these disks.
+    pub(super) fn note_end<'a>(&self, disks: impl Iterator<Item = &'a str>, exit: Exit) {
+        for (_, fd) in disks.filter_map(|backend| self.0.get(backend)) {
+            if let Err(error) = records::note_end(fd, exit) {
+                tracing::warn!(%error, "cannot note how the process ended");
+            }
+        }
     }
 
     /// There is no such disk any more.
