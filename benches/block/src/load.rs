@@ -56,6 +56,64 @@ impl Waiting {
     }
 }
 
+/// Where the processes run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum)]
+pub enum Placement {
+    /// Each on a processor of its own.
+    Apart,
+    /// Where the system puts them.
+    Free,
+}
+
+impl Placement {
+    /// What is tried with this way of waiting: two that spin need a processor each.
+    pub const fn settings(waiting: Waiting) -> &'static [Self] {
+        match waiting {
+            Waiting::Events => &[Self::Apart, Self::Free],
+            Waiting::Spin => &[Self::Apart],
+        }
+    }
+
+    /// As the table says it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Apart => "front on core 0, back on core 1",
+            Self::Free => "not bound to cores",
+        }
+    }
+
+    /// As the command line says it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Apart => "apart",
+            Self::Free => "free",
+        }
+    }
+
+    /// Places this thread, and what it starts from now on.
+    ///
+    /// # Errors
+    /// There is no such processor.
+    pub fn take(self, side: Side) -> rustix::io::Result<()> {
+        let mut set = rustix::thread::CpuSet::new();
+        match (self, side) {
+            (Self::Free, _) => (0..rustix::thread::CpuSet::MAX_CPU).for_each(|cpu| set.set(cpu)),
+            (Self::Apart, Side::Front) => set.set(0),
+            (Self::Apart, Side::Back) => set.set(1),
+        }
+        rustix::thread::sched_setaffinity(None, &set)
+    }
+}
+
+/// Which of the two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// The guest, or what stands for it.
+    Front,
+    /// The driver domain, or what stands for it.
+    Back,
+}
+
 /// One measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
@@ -63,21 +121,8 @@ pub struct Load {
     pub depth: usize,
     /// How both ends wait.
     pub waiting: Waiting,
+    /// Where they run.
+    pub placement: Placement,
     /// For how long.
     pub time: Duration,
-}
-
-/// The processor of the front end.
-pub const FRONT_CPU: usize = 0;
-/// The processor of the back end.
-pub const BACK_CPU: usize = 1;
-
-/// Binds this thread, and what it starts from now on, to one processor.
-///
-/// # Errors
-/// There is no such processor.
-pub fn pin(cpu: usize) -> rustix::io::Result<()> {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(cpu);
-    rustix::thread::sched_setaffinity(None, &set)
 }

@@ -14,7 +14,7 @@ mod report;
 
 use anyhow::Result;
 use clap::Parser;
-use load::{Load, Waiting};
+use load::{Load, Placement, Waiting};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -81,6 +81,7 @@ impl Options {
         Load {
             depth: usize::from(depth),
             waiting,
+            placement: Placement::Apart,
             time: Duration::from_millis(self.millis),
         }
     }

@@ -1,6 +1,6 @@
 //! The peers: `qemu-storage-daemon` serving vhost-user-blk over null-co, and io_uring on a file, both driven by the crate `blkio`.
 
-use crate::load::{BACK_CPU, DEEPEST, DISK, FRONT_CPU, Load, Places, READ, Waiting, pin};
+use crate::load::{DEEPEST, DISK, Load, Placement, Places, READ, Side, Waiting};
 use crate::meter::{Meter, Now, Outcome, Spent};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use blkio::{Blkio, Blkioq, Completion, ReqFlags};
@@ -68,7 +68,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(poll: u64) -> Result<Self> {
+    fn start(poll: u64, placement: Placement) -> Result<Self> {
         let dir =
             std::env::temp_dir().join(format!("ringfence-block-bench-{}", std::process::id()));
         std::fs::create_dir_all(&dir)?;
@@ -77,12 +77,12 @@ impl Daemon {
         // It finds the socket under a number that its command line names, whatever ours is.
         let script = format!("exec \"$0\" \"$@\" {SOCKET_FD}<&{}", listener.as_raw_fd());
         rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty())?;
-        pin(BACK_CPU)?;
+        placement.take(Side::Back)?;
         let child = Command::new("sh")
             .args(["-c", &script, PROGRAM])
             .args(arguments(poll))
             .spawn();
-        pin(FRONT_CPU)?;
+        placement.take(Side::Front)?;
         let child = child.with_context(|| format!("cannot start {PROGRAM}"))?;
         Ok(Self { child, dir })
     }
@@ -105,7 +105,7 @@ impl Drop for Daemon {
 /// # Errors
 /// The daemon or a read fails.
 pub fn measure(load: &Load, poll: u64) -> Result<Outcome> {
-    let daemon = Daemon::start(poll)?;
+    let daemon = Daemon::start(poll, load.placement)?;
     let target = Target::Socket(&daemon.socket(), daemon.child.id());
     let result = drive(&target, load, false);
     drop(daemon);
@@ -117,7 +117,7 @@ pub fn measure(load: &Load, poll: u64) -> Result<Outcome> {
 /// # Errors
 /// A request fails.
 pub fn measure_file(file: &Path, load: &Load, write: bool) -> Result<Outcome> {
-    pin(FRONT_CPU)?;
+    load.placement.take(Side::Front)?;
     drive(&Target::File(file), load, write)
 }
 

@@ -1,10 +1,11 @@
 //! What was measured, in a form that says how.
 
-use crate::load::{BACK_CPU, FRONT_CPU, Load, READ};
+use crate::load::{Load, Placement, READ};
 use crate::meter::Outcome;
 use crate::null::Rounds;
 use crate::{ours, peer};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// One comparison.
 #[derive(Serialize)]
@@ -13,7 +14,8 @@ pub(crate) struct Row {
     read_bytes: usize,
     depth: usize,
     waiting: &'static str,
-    pinning: String,
+    pinning: &'static str,
+    peer_pinning: &'static str,
     rounds: usize,
     milliseconds: u128,
     ours: Outcome,
@@ -36,26 +38,28 @@ pub(crate) struct Row {
 impl Row {
     /// From what each round showed.
     pub(crate) fn new(load: &Load, version: &str, rounds: &Rounds) -> Self {
-        let ours = median(&rounds.ours);
-        let without = median(&rounds.unjournaled);
-        let settings = peer::settings(load.waiting).iter().zip(&rounds.theirs);
-        let tried = settings.map(|(poll, theirs)| (*poll, theirs, median(theirs)));
-        let best = tried.max_by(|a, b| a.2.rate.total_cmp(&b.2.rate));
-        let (poll, theirs, theirs_median) = best.unwrap_or((0, &rounds.ours, ours));
+        let (placement, ours_all) = best(&rounds.ours).unwrap_or((Placement::Apart, &[]));
+        let ours = median(ours_all);
+        let without = rounds.unjournaled.get(&placement);
+        let without = without.map_or(ours, |without| median(without));
+        let ((peer_placement, poll), theirs) =
+            best(&rounds.theirs).unwrap_or(((placement, 0), ours_all));
+        let theirs_median = median(theirs);
         Self {
             bench: "block",
             read_bytes: READ,
             depth: load.depth,
             waiting: load.waiting.name(),
-            pinning: format!("front on core {FRONT_CPU}, back on core {BACK_CPU}"),
-            rounds: rounds.ours.len(),
+            pinning: placement.name(),
+            peer_pinning: peer_placement.name(),
+            rounds: ours_all.len(),
             milliseconds: load.time.as_millis(),
             ours,
             peer: theirs_median,
             ratio: ours.rate / theirs_median.rate,
             journal_nanoseconds: 1e9 / ours.rate - 1e9 / without.rate,
             journal_share: 1.0 - ours.rate / without.rate,
-            ours_best: fastest(&rounds.ours),
+            ours_best: fastest(ours_all),
             peer_best: fastest(theirs),
             ours_command: ours::command_line(load.waiting),
             peer_version: version.to_owned(),
@@ -64,6 +68,15 @@ impl Row {
             command: std::env::args().collect::<Vec<_>>().join(" "),
         }
     }
+}
+
+/// The setting with the best median rate.
+fn best<K: Copy>(tried: &BTreeMap<K, Vec<Outcome>>) -> Option<(K, &[Outcome])> {
+    let rate = |rounds: &[Outcome]| median(rounds).rate;
+    let tried = tried
+        .iter()
+        .map(|(setting, rounds)| (*setting, rounds.as_slice()));
+    tried.max_by(|a, b| rate(a.1).total_cmp(&rate(b.1)))
 }
 
 fn fastest(rounds: &[Outcome]) -> f64 {
@@ -121,13 +134,14 @@ pub(crate) fn print(rows: &[Row]) {
             );
         }
     }
-    for row in rows.iter().filter(|row| row.depth == 1) {
+    for row in rows {
         println!(
-            "{}, {}, {} rounds of {} ms:",
-            row.waiting, row.pinning, row.rounds, row.milliseconds
+            "{}, {} in flight, {} rounds of {} ms, the best of what was tried:",
+            row.waiting, row.depth, row.rounds, row.milliseconds
         );
-        println!("  ours: {}", row.ours_command);
-        println!("  peer: {}\n        {}", row.peer_version, row.peer_command);
+        println!("  ours: {}, {}", row.pinning, row.ours_command);
+        println!("  peer: {}, {}", row.peer_pinning, row.peer_version);
+        println!("        {}", row.peer_command);
     }
     println!(
         "ns, sleeps, bells and calls are per read, of each side; {}",

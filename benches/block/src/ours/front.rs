@@ -1,7 +1,7 @@
 //! The guest of a measurement.
 
 use super::vdev;
-use crate::load::{Load, Places, READ, Waiting};
+use crate::load::{Load, Placement, Places, READ, Waiting};
 use crate::meter::{self, Meter, Now, Outcome, Spent};
 use anyhow::{Context as _, Result, bail, ensure};
 use ringfence_blkfront::{Armed, Event, Frontend, Op, SLOTS};
@@ -19,6 +19,9 @@ pub struct FrontOptions {
     /// How it waits
     #[arg(long)]
     pub waiting: Waiting,
+    /// Where it runs
+    #[arg(long)]
+    pub placement: Placement,
     /// Requests in flight
     #[arg(long)]
     pub depth: usize,
@@ -47,6 +50,7 @@ impl FrontOptions {
     pub fn new(load: &Load) -> Self {
         Self {
             waiting: load.waiting,
+            placement: load.placement,
             depth: load.depth,
             millis: u64::try_from(load.time.as_millis()).unwrap_or(u64::MAX),
             write: false,
@@ -62,6 +66,7 @@ impl FrontOptions {
         let mut words = vec![
             "front".into(),
             format!("--waiting={}", self.waiting.word()),
+            format!("--placement={}", self.placement.word()),
             format!("--depth={}", self.depth),
             format!("--millis={}", self.millis),
             format!("--disks={}", self.disks),
@@ -76,6 +81,7 @@ impl FrontOptions {
         Load {
             depth: self.depth,
             waiting: self.waiting,
+            placement: self.placement,
             time: Duration::from_millis(self.millis),
         }
     }

@@ -88,6 +88,7 @@ impl Host {
         let mut argv = vec![
             "back".to_owned(),
             format!("--waiting={}", options.waiting.word()),
+            format!("--placement={}", options.placement.word()),
         ];
         argv.extend((options.disk == Disk::File).then(|| "--disk=file".to_owned()));
         argv.extend(options.unjournaled.then(|| "--unjournaled".to_owned()));

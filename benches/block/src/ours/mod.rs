@@ -4,7 +4,7 @@ mod back;
 mod front;
 pub mod host;
 
-use crate::load::{BACK_CPU, DISK, FRONT_CPU, Load, Waiting, pin};
+use crate::load::{DISK, Load, Placement, Side, Waiting};
 use crate::meter::Outcome;
 use anyhow::{Context as _, Result};
 use front::FrontOptions;
@@ -32,6 +32,9 @@ pub struct BackOptions {
     /// How it waits.
     #[arg(long)]
     pub waiting: Waiting,
+    /// Where it runs.
+    #[arg(long)]
+    pub placement: Placement,
     /// What it serves.
     #[arg(long, value_enum, default_value = "null")]
     pub disk: Disk,
@@ -87,14 +90,14 @@ pub fn half(half: &Half) -> Result<()> {
     let (platform, store) = Hosted::inherited()?;
     match half {
         Half::Back { options } => {
-            pin(BACK_CPU)?;
+            options.placement.take(Side::Back)?;
             println!(
                 "{}",
                 serde_json::to_string(&back::run(&platform, store, *options)?)?
             );
         }
         Half::Front { options } => {
-            pin(FRONT_CPU)?;
+            options.placement.take(Side::Front)?;
             println!("{}", front::run(&platform, store, options)?);
         }
     }
@@ -110,6 +113,7 @@ pub fn measure(load: &Load, unjournaled: bool) -> Result<Outcome> {
     let image = host.image(DISK)?;
     let back = BackOptions {
         waiting: load.waiting,
+        placement: load.placement,
         disk: Disk::Null,
         unjournaled,
     };
@@ -124,6 +128,7 @@ pub fn measure_file(file: &Path, load: &Load, write: bool) -> Result<Outcome> {
     let host = Host::start()?;
     let back = BackOptions {
         waiting: load.waiting,
+        placement: load.placement,
         disk: Disk::File,
         unjournaled: false,
     };
@@ -143,6 +148,7 @@ pub fn measure_among(disks: u16, load: &Load) -> Result<Outcome> {
     let image = host.image(DISK)?;
     let back = BackOptions {
         waiting: load.waiting,
+        placement: load.placement,
         disk: Disk::Null,
         unjournaled: false,
     };
@@ -162,6 +168,7 @@ pub fn measure_kills(kills: u32, load: &Load) -> Result<Vec<f64>> {
     let image = host.image(DISK)?;
     let options = BackOptions {
         waiting: load.waiting,
+        placement: load.placement,
         disk: Disk::File,
         unjournaled: false,
     };
