@@ -104,6 +104,7 @@ guest_log() { local -; set +x; sed 's/\r//g' $console/guest-$1.log; }
 # Commands of one guest run one after the other.
 start_in() {
   local -; set +x
+  case $2 in *$'\n'*) echo "a command of more than one line: $2" >&2; return 1 ;; esac
   local n=$(( $(cat /run/commands 2>/dev/null || echo 0) + 1 ))
   echo $n >/run/commands
   echo "$n $2" >"$(xenstore-read /local/domain/$(xl domid $1)/console/tty)"
@@ -119,7 +120,7 @@ wait_in() {
 }
 
 # in_guest GUEST SECONDS COMMAND: runs it there, with the functions of guest/lib.sh
-in_guest() { local -; set +x; wait_in $1 $(start_in $1 "$3") $2; }
+in_guest() { local -; set +x; local n; n=$(start_in $1 "$3") && wait_in $1 $n $2; }
 
 # guest_off GUEST: shuts it down in order
 guest_off() {

@@ -18,6 +18,17 @@ no_disk() {
   done
 }
 
+# serve_disks: starts a driver domain's service and waits until it serves; its output is /tmp/log, its number /tmp/service
+serve_disks() {
+  ringfence driver-domain --platform xen >/tmp/log 2>&1 &
+  echo $! >/tmp/service
+  local n=0
+  until grep '"ready"' /tmp/log; do
+    n=$((n+1)); [ $n -lt 300 ] || { cat /tmp/log; return 1; }
+    usleep 100000
+  done
+}
+
 # fs_make DEVICE, fs_mount DEVICE, fs_check DEVICE: an ext4 on /mnt
 fs_make() { wait_disk $1 && mkfs.ext4 -q -F /dev/$1 && echo "made ext4"; }
 fs_mount() { modprobe ext4 && mount -t ext4 /dev/$1 /mnt; }

@@ -8,7 +8,7 @@ no_backends() { ! xenstore-ls -f /local/domain/$1/backend | grep -q /state; }
 mark
 config=driver_domain=1 extra=noblkfront guest A
 in_guest A 20 'modprobe brd rd_nr=1 rd_size=65536; modprobe ext4; modprobe xen-gntdev; modprobe xen-privcmd; mkfs.ext4 -q /dev/ram0 && mount -t ext4 /dev/ram0 /mnt && truncate -s 32M /mnt/a.img'
-in_guest A 40 'ringfence driver-domain --platform xen >/tmp/log 2>&1 & n=0; until grep "\"ready\"" /tmp/log; do n=$((n+1)); [ $n -lt 300 ] || { cat /tmp/log; exit 1; }; usleep 100000; done'
+in_guest A 40 serve_disks
 guest B 'backend=A,vdev=xvda,access=rw,format=raw,target=/mnt/a.img'
 a=$(xl domid A) b=$(xl domid B)
 in_guest B 20 'wait_disk xvda'

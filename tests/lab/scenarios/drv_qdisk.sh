@@ -10,8 +10,7 @@ no_backends() { ! xenstore-ls -f /local/domain/$a/backend | grep -q -E 'backend/
 mark
 config=driver_domain=1 extra=noblkfront guest A
 in_guest A 20 'modprobe brd rd_nr=2 rd_size=32768; modprobe xen-gntdev; modprobe xen-privcmd'
-in_guest A 40 'ringfence driver-domain --platform xen >/tmp/log 2>&1 &
-  n=0; until grep "\"ready\"" /tmp/log; do n=$((n+1)); [ $n -lt 300 ] || { cat /tmp/log; exit 1; }; usleep 100000; done'
+in_guest A 40 serve_disks
 a=$(xl domid A)
 guest B
 for round in 1 2 3; do

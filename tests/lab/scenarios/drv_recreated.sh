@@ -9,7 +9,7 @@ linux_blkback
 driver_domain() {
   config=driver_domain=1 guest A "$(disk $image xvda)"
   in_guest A 20 'wait_disk xvda; modprobe xen-gntdev; modprobe xen-privcmd; ! grep "^xen_blkback " /proc/modules'
-  in_guest A 40 'ringfence driver-domain --platform xen >/tmp/log 2>&1 & n=0; until grep "\"ready\"" /tmp/log; do n=$((n+1)); [ $n -lt 300 ] || { cat /tmp/log; exit 1; }; usleep 100000; done'
+  in_guest A 40 serve_disks
 }
 disk_of_a() { echo "backend=A,vdev=$2,access=rw,format=raw,target=/dev/$1"; }
 marked_grants=$(count_grants)

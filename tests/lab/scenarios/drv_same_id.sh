@@ -6,11 +6,10 @@
 # set: all
 # seconds: 300
 export LIBXL_DOMID_REUSE_TIMEOUT=0
-service='ringfence driver-domain --platform xen >/tmp/log 2>&1 & echo $! >/tmp/service; n=0; until grep "\"ready\"" /tmp/log; do n=$((n+1)); [ $n -lt 300 ] || { cat /tmp/log; exit 1; }; usleep 100000; done'
 disk_image unused.img 1
 config=driver_domain=1 extra=noblkfront guest A
 in_guest A 20 'modprobe brd rd_nr=1 rd_size=32768; modprobe xen-gntdev; modprobe xen-privcmd'
-in_guest A 40 "$service"
+in_guest A 40 serve_disks
 guest B 'backend=A,vdev=xvda,access=rw,format=raw,target=/dev/ram0'
 in_guest B 60 'fs_make xvda && fs_mount xvda && fio_verify /mnt/file 4 && sync && (cd /mnt && sha256sum file >/tmp/sum)'
 old=$(xl domid A) user=$(xl domid B)
@@ -28,7 +27,7 @@ sed 's/ = "/\n/; s/"$//' /tmp/nodes | while read -r path && read -r value; do xe
 xenstore-chmod -r $back n$old r$user
 xenstore-chmod -r $front n$user r$old
 xenstore-ls -f -p $back/vbd
-in_guest A 60 "$service"
+in_guest A 60 serve_disks
 in_guest B 60 'n=0; until [ -e /tmp/answered ]; do n=$((n+1)); [ $n -lt 300 ] || { dmesg | tail -5; exit 1; }; usleep 100000; done; [ $(cat /tmp/answered) = 0 ]'
 in_guest B 60 '(cd /mnt && sha256sum -c /tmp/sum) && fio_verify /mnt/file2 8 && umount /mnt && fs_check xvda'
 in_guest A 10 'cat /tmp/log'

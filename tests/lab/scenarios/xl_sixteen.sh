@@ -10,8 +10,7 @@ for letter in a b c d e f g h i j k l m n o p; do
 done
 mark
 guest g1 $disks
-in_guest g1 120 'for disk in /dev/xvd?; do { random_data ${disk#/dev/} 4 || echo "failed $disk"; } & done; wait
-  [ $(ls /dev/xvd? | wc -l) = 16 ]'
+in_guest g1 120 'for disk in /dev/xvd?; do { random_data ${disk#/dev/} 4 || echo "failed $disk"; } & done; wait; [ $(ls /dev/xvd? | wc -l) = 16 ]'
 for letter in a b c d e f g h i j k l m n o p; do
   same_data /images/$letter.img 4 g1 xvd$letter
 done
