@@ -1,5 +1,6 @@
 //! The block service in a simulated world, with a frontend driven by hand: its whole life, and what a request costs.
 
+use ringfence_blkback::service::Look;
 use ringfence_blkback::sink::IoOp;
 use ringfence_core::SharedMem;
 use ringfence_core::platform::{Access, Granted, Platform};
@@ -200,6 +201,31 @@ fn a_disk_that_cannot_be_opened_says_why() {
     guest.set("state", "6");
     rig.settle();
     assert_eq!(rig.state(&guest), "6");
+}
+
+/// XenStore is for states: a ring that runs empty and goes on costs no look at them.
+#[test]
+fn a_ring_that_runs_empty_asks_nothing_of_the_store() {
+    let mut rig = Rig::new();
+    let mut guest = rig.connected(7, "w");
+    let disk = rig.disks.of(&guest.back_dir);
+    for stop in [false, true] {
+        disk.borrow_mut().hold = true;
+        guest.push(&write(1, 0, guest.page.grant_ref()));
+        guest.kick();
+        rig.settle();
+        assert_eq!(disk.borrow().held(), 1);
+        if stop {
+            rig.service.stop();
+        }
+        disk.borrow_mut().release();
+        let turn = rig.service.serve(Look::Due, 32, rig.now);
+        assert_eq!(guest.answers().len(), 1);
+        assert_eq!(
+            turn.control, stop,
+            "only a device that is to end is looked at"
+        );
+    }
 }
 
 #[test]

@@ -294,6 +294,11 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         self.stopping = true;
     }
 
+    /// Whether [`stop`](Self::stop) was called.
+    pub const fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
     /// Whether everything that was taken is answered, and no flush of [`flush`](Self::flush) is on its way.
     pub fn is_idle(&self) -> bool {
         self.table.in_flight() == 0

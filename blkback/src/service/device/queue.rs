@@ -104,7 +104,8 @@ impl<'p, P: Platform> Queue<'p, P> {
                     served.worked = true;
                 }
                 served.again = progress.more || (arm && self.engine.arm() == Armed::Again);
-                served.control = !was_idle && self.engine.is_idle();
+                // A ring that is to go on may be empty at any moment.
+                served.control = self.engine.is_stopping() && !was_idle && self.engine.is_idle();
                 looked.refused = progress.refused;
                 looked.others = progress.others;
             }
