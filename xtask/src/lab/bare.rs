@@ -22,7 +22,7 @@ pub(crate) fn try_all(scenario: &Scenario) -> Result<Verdict> {
         let kernel = match need {
             Need::GuestImage => image::build("guest")?,
             Need::YourKernel => image::follow_page()?,
-            Need::Ringfence | Need::Qdisk => bail!("{} needs Xen", scenario.name),
+            Need::Ringfence | Need::Qdisk | Need::Grub => bail!("{} needs Xen", scenario.name),
         };
         if let Err(error) = boot(&kernel) {
             return Ok(Verdict::Failed(format!("{error:#}")));

@@ -130,6 +130,14 @@ impl Layout {
             dom0.copy("lab/your-kernel", &image::follow_page()?)?;
             dom0.copy("lab/your-kernel.md", &root().join("docs/your-kernel.md"))?;
         }
+        if has(Need::Grub) {
+            for (name, file) in [("pv", "x86_64-xen"), ("pvh", "i386-xen_pvh")] {
+                let file = format!("usr/lib/grub-xen/grub-{file}.bin");
+                dom0.copy(&format!("lab/grub-{name}"), &self.xen.join(file))?;
+            }
+            let image = format!("boot/vmlinuz-{}", self.kernel.version);
+            dom0.copy("lab/vmlinuz", &self.xen.join(image))?;
+        }
         if has(Need::Qdisk) {
             qdisk::add(&mut dom0, &self.cache, &self.xen, &self.qemu)?;
         }
@@ -196,7 +204,7 @@ impl Layout {
         ] {
             tree.link(&format!("usr/bin/xenstore-{word}"), "xenstore");
         }
-        for program in ["sbin/mke2fs", "sbin/e2fsck", "sbin/resize2fs"] {
+        for program in ["sbin/mke2fs", "sbin/e2fsck", "sbin/resize2fs", "sbin/kexec"] {
             tree.program(&roots, program)?;
         }
         tree.link("sbin/mkfs.ext4", "mke2fs");

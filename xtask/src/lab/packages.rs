@@ -39,6 +39,8 @@ pub(crate) const XEN: Set = Set {
         "busybox-static",
         "e2fsprogs",
         "fio",
+        "grub-xen-host",
+        "kexec-tools",
         "libaio1",
         "libblkid1",
         "libbz2-1.0",

@@ -26,6 +26,8 @@ pub(crate) enum Need {
     GuestImage,
     /// The kernel of docs/your-kernel.md, as /lab/your-kernel in dom0.
     YourKernel,
+    /// GRUB as a guest, as /lab/grub-pv and /lab/grub-pvh in dom0, and /lab/vmlinuz for it to load.
+    Grub,
 }
 
 /// The machine of a boot. Scenarios share a boot if they name the same one and want the same machine.
@@ -96,6 +98,7 @@ impl Scenario {
                             "qdisk" => Need::Qdisk,
                             "guest-image" => Need::GuestImage,
                             "your-kernel" => Need::YourKernel,
+                            "grub" => Need::Grub,
                             _ => bail!("nobody knows what `{word}` is in `{line}`"),
                         });
                     }
