@@ -1,6 +1,6 @@
 //! A guest kernel: says on its console, one line for each, whether console, XenStore and disks work. A disk with an ext4 is
 //! read as one; any other is written and read back, as often as `rounds=` on the command line says. A disk that fails is one
-//! line more: the others are tried all the same.
+//! line more: the others are tried all the same. `patience=` is how many seconds a backend may take for an answer.
 #![no_std]
 #![no_main]
 
@@ -12,13 +12,14 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::time::Duration;
 
 use ext4_view::Ext4;
 use log::{error, info};
 use ringfence_core::platform::Platform as _;
 use ringfence_core::store::{Store as _, StoreExt as _, Tx};
 use ringfence_guest::{Guest, GuestStore, Reason, shutdown, toolstack};
-use ringfence_image_disk::{Disk, Reader, Result};
+use ringfence_image_disk::{Disk, PATIENCE, Reader, Result};
 
 ringfence_guest::entry!(main);
 
@@ -48,16 +49,13 @@ fn run(guest: Guest, mut store: Box<GuestStore>) -> Result<usize> {
     toolstack::listen(&mut *store)?;
     info!("PASS xenstore");
     let mut room = [0; 4096];
-    let rounds = guest
-        .command_line()
-        .split(' ')
-        .find_map(|word| word.strip_prefix("rounds="));
-    let rounds: u64 = rounds.map_or(Ok(1), str::parse)?;
+    let rounds = number(guest, "rounds=")?.unwrap_or(1);
+    let patience = number(guest, "patience=")?.map_or(PATIENCE, Duration::from_secs);
     let names = store.directory(Tx::NONE, "device/vbd", &mut room)?;
     let names: Vec<String> = names.map(str::to_string).collect();
     let mut failed = 0;
     for name in &names {
-        let disk = Disk::new(guest, store, &format!("device/vbd/{name}"))?;
+        let disk = Disk::new(guest, store, &format!("device/vbd/{name}"), patience)?;
         let disk = Rc::new(RefCell::new(disk));
         match try_disk(guest, &disk, name, rounds) {
             Ok(done) => info!("PASS disk {name}: {done}"),
@@ -72,6 +70,13 @@ fn run(guest: Guest, mut store: Box<GuestStore>) -> Result<usize> {
         store = disk.into_inner().close()?;
     }
     Ok(failed)
+}
+
+/// The number after this word of the command line.
+fn number(guest: Guest, word: &str) -> Result<Option<u64>> {
+    let mut words = guest.command_line().split(' ');
+    let found = words.find_map(|each| each.strip_prefix(word));
+    Ok(found.map(str::parse).transpose()?)
 }
 
 fn try_disk(guest: Guest, disk: &Rc<RefCell<Disk>>, name: &str, rounds: u64) -> Result<String> {

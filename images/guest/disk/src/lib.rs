@@ -33,7 +33,7 @@ const PAGES: usize = 8;
 const DEPTH: u64 = 32;
 const REQUEST: u64 = (PAGES * PAGE) as u64;
 /// Nobody who is there takes so long.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connected disk.
 pub struct Disk {
@@ -42,23 +42,33 @@ pub struct Disk {
     front: Frontend<Guest>,
     bytes: u64,
     idle: Vec<Buffer<Guest>>,
+    patience: Duration,
+    /// When what is waited for now should have come.
+    end: Duration,
 }
 
 /// The disk as `ext4-view` wants it.
 pub struct Reader(pub Rc<RefCell<Disk>>);
 
 impl Disk {
-    /// The disk of this directory, which is not connected yet.
+    /// The disk of this directory, which is not connected yet. A backend that lets it wait for longer than `patience` is gone.
     ///
     /// # Errors
     /// The name of the directory is too long.
-    pub fn new(guest: Guest, store: Box<GuestStore>, dir: &str) -> Result<Self> {
+    pub fn new(
+        guest: Guest,
+        store: Box<GuestStore>,
+        dir: &str,
+        patience: Duration,
+    ) -> Result<Self> {
         Ok(Self {
             guest,
             store,
             front: Frontend::new(guest, dir)?,
             bytes: 0,
             idle: Vec::new(),
+            patience,
+            end: Duration::ZERO,
         })
     }
 
@@ -67,12 +77,30 @@ impl Disk {
     /// # Errors
     /// The backend has none, or nobody answers.
     pub fn connect(&mut self) -> Result<()> {
+        self.expect();
         self.step()?;
         while self.front.info().is_none() {
-            self.store.wait(Some(PATIENCE))?;
+            let left = self.left()?;
+            self.store.wait(Some(left))?;
             self.news()?;
         }
         Ok(())
+    }
+
+    /// Something is waited for from now on.
+    fn expect(&mut self) {
+        self.end = self.guest.now() + self.patience;
+    }
+
+    /// How long it still may take.
+    fn left(&self) -> Result<Duration> {
+        match self.end.saturating_sub(self.guest.now()) {
+            Duration::ZERO => {
+                let seconds = self.patience.as_secs();
+                Err(format!("the backend did not answer in {seconds} s").into())
+            }
+            left => Ok(left),
+        }
     }
 
     /// Lets go of it, in order as far as the backend keeps to it. Gives back the store.
@@ -82,12 +110,12 @@ impl Disk {
     pub fn close(mut self) -> Result<Box<GuestStore>> {
         self.idle.clear();
         self.front.close();
-        let end = self.guest.now() + PATIENCE;
-        while self.guest.now() < end {
+        self.expect();
+        while let Ok(left) = self.left() {
             match self.front.step(&mut *self.store)? {
                 Some(Event::Disconnected | Event::Closed) => break,
                 Some(_) => continue,
-                None => self.store.wait(Some(PATIENCE))?,
+                None => self.store.wait(Some(left))?,
             }
             while self.store.next_watch()?.is_some() {}
         }
@@ -102,7 +130,8 @@ impl Disk {
                     self.bytes = info.sectors.bytes().unwrap_or(0);
                 }
                 Event::Closing | Event::Disconnected => {}
-                event => return Err(format!("{}: {event:?}", self.front.dir()).into()),
+                Event::Failed(fault) => return Err(fault.into()),
+                Event::Closed => return Err("the backend closed it".into()),
             }
         }
         Ok(())
@@ -135,6 +164,8 @@ impl Disk {
             // Nobody can reach their pages any more.
             self.idle.clear();
         }
+        // The clock is another one.
+        self.expect();
         let now = self.guest.domid();
         info!("saved as domain {domid} with {open} requests in flight, goes on as domain {now}");
         Ok(())
@@ -148,6 +179,7 @@ impl Disk {
     /// The next request that is over, waited for.
     fn complete(&mut self) -> Result<Completion<Guest>> {
         self.front.kick()?;
+        self.expect();
         loop {
             let rang = self.front.take_event()?;
             let over = self.front.reap()?;
@@ -160,10 +192,11 @@ impl Disk {
                 return Ok(over);
             }
             self.news()?;
+            let left = self.left()?;
             if self.front.arm() == Armed::Sleep {
                 let mut ports = vec![self.store.transport().port()];
                 ports.extend(self.front.channel().map(|channel| channel.port()));
-                self.guest.wait(&ports, Some(PATIENCE))?;
+                self.guest.wait(&ports, Some(left))?;
             }
         }
     }
