@@ -74,10 +74,11 @@ fn frame(guest: Guest, pfn: u32) -> Result<u32, PlatformError> {
     })
 }
 
-/// Gives back what peers have let go of.
-fn release_quarantine(guest: Guest) {
+/// Gives back what peers have let go of. Says whether there is anything left.
+pub(crate) fn release_quarantine(guest: Guest) -> bool {
     let machine = guest.machine();
-    machine.quarantine.borrow_mut().retain(|(pfn, gref)| {
+    let mut quarantine = machine.quarantine.borrow_mut();
+    quarantine.retain(|(pfn, gref)| {
         let mut table = machine.table.borrow_mut();
         if table.end(*gref).is_err() {
             return true;
@@ -86,6 +87,7 @@ fn release_quarantine(guest: Guest) {
         machine.frames.borrow_mut().give(*pfn, 1);
         false
     });
+    !quarantine.is_empty()
 }
 
 impl platform::Granted for Granted {

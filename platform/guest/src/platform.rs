@@ -23,6 +23,9 @@ use crate::table::GrantTable;
 /// `VCPUOP_get_runstate_info`.
 const GET_RUNSTATE_INFO: u64 = 4;
 
+/// How long a page may stay granted after its peer has unmapped it.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// `struct vcpu_runstate_info` of `xen/vcpu.h`.
 #[derive(Default)]
 #[repr(C)]
@@ -73,7 +76,8 @@ impl Guest {
     }
 
     /// Sleeps until one of the ports is pending, or the time has passed; `None` is for ever. Takes nothing. A port whose event
-    /// was taken does not count until it is unmasked. At most 128 ports.
+    /// was taken does not count until it is unmasked. At most 128 ports. While peers have pages mapped that were dropped, it
+    /// returns after a second at the latest: a page is granted until it is seen to be unmapped, and nobody says when that is.
     ///
     /// # Errors
     /// There is neither a port to wait for nor a time, or a port is none of ours.
@@ -82,6 +86,11 @@ impl Guest {
         ports: &[EvtchnPort],
         timeout: Option<Duration>,
     ) -> Result<(), PlatformError> {
+        let look = grants::release_quarantine(self).then_some(LOOK);
+        let timeout = match (timeout, look) {
+            (Some(timeout), Some(look)) => Some(timeout.min(look)),
+            (timeout, look) => timeout.or(look),
+        };
         self.0.shared.wait(ports, timeout)
     }
 
