@@ -47,9 +47,6 @@ impl Guest {
     /// granted and every event channel is of no use any more, and harmless to drop; frontends must be told
     /// (`Frontend::resume`). The number of the domain is another one.
     ///
-    /// As a PVH guest do not go on with the original once a copy was saved (`xl save -c`): libxl has no way to say so to a PVH guest
-    /// that takes no interrupts, which then believes that it is the copy.
-    ///
     /// # Errors
     /// Mappings of other domains' pages are in the way, or Xen refused: the guest runs on as it was. Or the new domain lacks
     /// what a guest starts with, and then there may be no console either.

@@ -16,8 +16,12 @@ use crate::memory::{Translation, WINDOW};
 const MAGIC: u32 = 0x336e_c578;
 /// `XEN_HVM_MEMMAP_TYPE_RAM`.
 const RAM: u32 = 1;
+/// `HVMOP_set_param`.
+const SET_PARAM: u32 = 0;
 /// `HVMOP_get_param`.
 const GET_PARAM: u32 = 1;
+/// `HVM_PARAM_CALLBACK_IRQ`, and a value of it: `HVM_PARAM_CALLBACK_TYPE_VECTOR`, any vector that is no exception's.
+const CALLBACK: (u32, u64) = (0, 2 << 56 | 0xf0);
 /// `HVM_PARAM_STORE_PFN`, `HVM_PARAM_STORE_EVTCHN`.
 const STORE: [u32; 2] = [1, 2];
 /// `HVM_PARAM_CONSOLE_PFN`, `HVM_PARAM_CONSOLE_EVTCHN`.
@@ -69,6 +73,7 @@ fn identity(address: u64) -> *mut u8 {
 pub(crate) unsafe fn take_over(info: u32, image_end: u32) -> Result<Boot, StartError> {
     let way = way().ok_or(StartError::NoXen)?;
     enter_by(way);
+    listen_for_events()?;
     // SAFETY: Xen's struct, in memory that nobody uses yet.
     let info = unsafe { identity(info.into()).cast::<StartInfo>().read() };
     if info.magic != MAGIC || info.version < 1 {
@@ -132,6 +137,21 @@ fn frames(
     let pages = end.into();
     let start = u32::try_from(start).map_err(|_| StartError::Memory { pages })?;
     Ok(start..end)
+}
+
+/// Names an interrupt for events. It never comes, as interrupts are off; but only who has one is told when he was not saved after
+/// all.
+fn listen_for_events() -> Result<(), StartError> {
+    let (index, value) = CALLBACK;
+    let mut argument = Param {
+        domid: DOMID_SELF,
+        pad: 0,
+        index,
+        value,
+    };
+    // SAFETY: the struct of this operation.
+    unsafe { operate(Number::HvmOp, SET_PARAM, &mut argument)? };
+    Ok(())
 }
 
 fn param(index: u32) -> Result<u64, StartError> {
