@@ -24,9 +24,11 @@ pub(crate) fn run() -> Result<usize> {
     }
     run_command(&mut Command::new(&program))?;
     println!("  no_std: links, lacks no symbol, runs");
-    let image = image::build("guest")?;
-    println!("  no_std: {} is a kernel", image.display());
+    for name in ["guest", "conformance"] {
+        let image = image::build(name)?;
+        println!("  no_std: {} is a kernel", image.display());
+    }
     image::follow_page()?;
     println!("  no_std: docs/your-kernel.md makes a kernel");
-    Ok(5)
+    Ok(6)
 }

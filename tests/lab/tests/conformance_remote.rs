@@ -6,11 +6,11 @@ use std::time::Duration;
 use ringfence_core::platform::{Platform as _, PlatformError};
 use ringfence_core::{DomId, EvtchnPort, GrantRef};
 use ringfence_lab::Line;
-use ringfence_lab::agent::{Agent, Native};
-use ringfence_lab::pages::{GuestEnd, HostEnd, PagesError};
 use ringfence_lab::remote::Carrier;
-use ringfence_lab::rpc::{Answer, Census};
 use ringfence_lab::world::{Fleet, RemoteWorld};
+use ringfence_lab_agent::pages::{GuestEnd, PagesError};
+use ringfence_lab_agent::rpc::Census;
+use ringfence_lab_agent::{Agent, HostEnd, Native};
 use ringfence_sim::{Sim, SimChannel, SimGranted, SimStore, World};
 use ringfence_tests::conformance::Who;
 
@@ -62,7 +62,7 @@ impl Carrier for Lockstep {
         let request = self.guest.poll()?.expect("a request is there");
         assert_eq!(self.guest.poll()?, None, "seen once");
         let request = postcard::from_bytes(&request).expect("it makes sense");
-        let answer: Answer = self.agent.answer(request);
+        let answer = ringfence_lab::answer(&mut self.agent, request);
         let answer = postcard::to_stdvec(&answer).expect("it can be encoded");
         self.guest.answer(&answer)?;
         Ok(self.host.receive()?.expect("an answer is there"))

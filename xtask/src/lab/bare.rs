@@ -21,6 +21,7 @@ pub(crate) fn try_all(scenario: &Scenario) -> Result<Verdict> {
     for need in &scenario.needs {
         let kernel = match need {
             Need::GuestImage => image::build("guest")?,
+            Need::AgentImage => image::build("conformance")?,
             Need::YourKernel => image::follow_page()?,
             Need::Ringfence | Need::Qdisk | Need::Grub => bail!("{} needs Xen", scenario.name),
         };

@@ -126,6 +126,9 @@ impl Layout {
         if has(Need::GuestImage) {
             dom0.copy("lab/guest-image", &image::build("guest")?)?;
         }
+        if has(Need::AgentImage) {
+            dom0.copy("lab/agent-image", &image::build("conformance")?)?;
+        }
         if has(Need::YourKernel) {
             dom0.copy("lab/your-kernel", &image::follow_page()?)?;
             dom0.copy("lab/your-kernel.md", &root().join("docs/your-kernel.md"))?;

@@ -24,6 +24,8 @@ pub(crate) enum Need {
     Qdisk,
     /// The guest kernel of images/guest, as /lab/guest-image in dom0.
     GuestImage,
+    /// The guest kernel of images/conformance, as /lab/agent-image in dom0.
+    AgentImage,
     /// The kernel of docs/your-kernel.md, as /lab/your-kernel in dom0.
     YourKernel,
     /// GRUB as a guest, as /lab/grub-pv and /lab/grub-pvh in dom0, and /lab/vmlinuz for it to load.
@@ -97,6 +99,7 @@ impl Scenario {
                             "ringfence" => Need::Ringfence,
                             "qdisk" => Need::Qdisk,
                             "guest-image" => Need::GuestImage,
+                            "agent-image" => Need::AgentImage,
                             "your-kernel" => Need::YourKernel,
                             "grub" => Need::Grub,
                             _ => bail!("nobody knows what `{word}` is in `{line}`"),

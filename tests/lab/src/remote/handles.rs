@@ -6,7 +6,7 @@ use ringfence_core::platform::{Channel, GrantStatus, Granted, PlatformError};
 use ringfence_core::{EvtchnPort, GrantRef, SharedMem};
 
 use super::{Line, unexpected};
-use crate::rpc::{Answer, Failure, Id, MemoryCall, Request};
+use ringfence_lab_agent::rpc::{Answer, Failure, Id, MemoryCall, Request};
 
 /// Pages in the agent's process.
 #[derive(Debug)]

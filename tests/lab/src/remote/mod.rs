@@ -16,8 +16,8 @@ use ringfence_core::platform::{
 };
 use ringfence_core::{DomId, EvtchnPort, GrantRef};
 
-use crate::pages::PagesError;
-use crate::rpc::{Answer, Census, CopyLocal, CopyOp, Failure, Id, Request};
+use ringfence_lab_agent::pages::PagesError;
+use ringfence_lab_agent::rpc::{Answer, Census, CopyLocal, CopyOp, Failure, Id, Request};
 
 /// Carries one request to an agent and its answer back, both as bytes.
 pub trait Carrier {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use ringfence_core::store::{Changed, Names, Perm, Perms, Store, StoreError, Tx, WatchEvent};
 
 use super::{Line, unexpected};
-use crate::agent::parsed;
-use crate::rpc::{Answer, Event, Failure, Id, Request, StoreCall};
+use ringfence_lab_agent::parsed_perms;
+use ringfence_lab_agent::rpc::{Answer, Event, Failure, Id, Request, StoreCall};
 
 /// How long an agent waits at a time: it does nothing else meanwhile.
 const SPELL: Duration = Duration::from_secs(1);
@@ -101,7 +101,7 @@ impl Store for RemoteStore {
             path: path.to_owned(),
         };
         match self.ask(call)? {
-            Answer::Perms(texts) => Ok(parsed(&texts).into_iter().collect()),
+            Answer::Perms(texts) => Ok(parsed_perms(&texts).into_iter().collect()),
             other => unexpected(&Request::OpenStore, &other),
         }
     }

@@ -3,9 +3,9 @@
 use std::process::{Command, ExitCode};
 
 use anyhow::Context as _;
-use ringfence_lab::agent::Agent;
-use ringfence_lab::pages::GuestEnd;
-use ringfence_lab::rpc::Request;
+use ringfence_lab_agent::Agent;
+use ringfence_lab_agent::pages::GuestEnd;
+use ringfence_lab_agent::rpc::Request;
 use ringfence_linux::Linux;
 use rustix::process::{Signal, getpid, kill_process};
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use ringfence_core::DomId;
-use ringfence_lab::rpc::Census;
+use ringfence_lab_agent::rpc::Census;
 
 /// Prints a line for each domain's agent; fails if any holds anything.
 pub(crate) fn print(domains: &[DomId]) -> ExitCode {

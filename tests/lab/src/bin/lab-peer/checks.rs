@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ringfence_core::platform::Platform as _;
-use ringfence_lab::rpc::Census;
 use ringfence_lab::world::RemoteWorld;
+use ringfence_lab_agent::rpc::Census;
 use ringfence_tests::conformance::{Check, Lives as _, Who, World as _};
 
 use crate::Three;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use ringfence_core::DomId;
 use ringfence_lab::Line;
-use ringfence_lab::agent::Agent;
-use ringfence_lab::pages::{HostEnd, PagesError};
 use ringfence_lab::remote::Carrier;
 use ringfence_lab::world::Fleet;
+use ringfence_lab_agent::pages::PagesError;
+use ringfence_lab_agent::{Agent, HostEnd};
 use ringfence_linux::Linux;
 use ringfence_tests::conformance::Who;
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use ringfence_core::platform::{Platform as _, PlatformError};
 use ringfence_core::{DomId, EvtchnPort, GrantRef};
-use ringfence_lab::agent::{Agent, Native};
-use ringfence_lab::pages::PagesError;
 use ringfence_lab::remote::Carrier;
-use ringfence_lab::rpc::{Answer, Request};
+use ringfence_lab_agent::pages::PagesError;
+use ringfence_lab_agent::rpc::{Answer, Failure, Request};
+use ringfence_lab_agent::{Agent, Native};
 use ringfence_linux::{Channel, Granted, Linux, LinuxStore};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -71,8 +71,8 @@ pub(crate) fn wait(channel: &Channel, timeout: Duration) {
 /// Executes an encoded request, and encodes the answer.
 pub(crate) fn answered(agent: &mut Agent<InLinux>, request: &[u8]) -> Vec<u8> {
     let answer = match postcard::from_bytes::<Request>(request) {
-        Ok(request) => agent.answer(request),
-        Err(error) => Answer::Failed(ringfence_lab::rpc::Failure::Other(error.to_string())),
+        Ok(request) => ringfence_lab::answer(agent, request),
+        Err(error) => Answer::Failed(Failure::Other(error.to_string())),
     };
     postcard::to_stdvec(&answer).expect("an answer can be encoded")
 }

@@ -1,5 +1,8 @@
 //! The store's operations as they travel. Paths and values are those of `ringfence_core::store::Store`.
 
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use serde::{Deserialize, Serialize};
 
 /// One operation of a connection to XenStore. `tx` is a transaction's number, 0 for none.

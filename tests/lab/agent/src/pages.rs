@@ -4,7 +4,11 @@
 //! The first half of the pages takes a request, the second half its answer: a number, a length, and bytes. The number is written
 //! last. Each process of an agent has pages of its own, so nothing of a dead one is ever taken for an answer.
 
-use std::time::{Duration, Instant};
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use ringfence_core::platform::{
     Access, Channel, EvtchnError, GrantError, Granted, Platform, PlatformError,
@@ -16,7 +20,7 @@ use thiserror::Error;
 /// Pages of both halves.
 const PAGES: usize = 8;
 /// Bytes of a half.
-const HALF: usize = PAGES / 2 * PAGE;
+pub(crate) const HALF: usize = PAGES / 2 * PAGE;
 /// Bytes before a message: its number and its length.
 const HEADER: usize = 8;
 
@@ -65,15 +69,15 @@ pub enum PagesError {
     Platform(#[from] PlatformError),
 }
 
-type Result<T> = std::result::Result<T, PagesError>;
+pub(crate) type Result<T> = core::result::Result<T, PagesError>;
 
 /// Where an agent says that it is there.
-fn node(domid: DomId) -> String {
+pub(crate) fn node(domid: DomId) -> String {
     format!("{}/data/rpc", domain_path(domid))
 }
 
 /// Pages one behind the other, as one mapping or each for itself.
-trait Region {
+pub(crate) trait Region {
     fn page(&self, at: usize) -> (&impl SharedMem, usize);
 
     fn load(&self, at: usize) -> u32 {
@@ -131,8 +135,10 @@ trait Region {
 }
 
 /// All pages in one mapping.
-struct Whole<'m, M>(&'m M);
+#[cfg(any(test, feature = "std"))]
+pub(crate) struct Whole<'m, M>(pub(crate) &'m M);
 
+#[cfg(any(test, feature = "std"))]
 impl<M: SharedMem> Region for Whole<'_, M> {
     fn page(&self, at: usize) -> (&impl SharedMem, usize) {
         (self.0, at)
@@ -146,10 +152,10 @@ impl<M: SharedMem> Region for Vec<M> {
 }
 
 /// What an agent says about itself.
-struct Ready {
-    incarnation: u32,
-    port: EvtchnPort,
-    refs: Vec<GrantRef>,
+pub(crate) struct Ready {
+    pub(crate) incarnation: u32,
+    pub(crate) port: EvtchnPort,
+    pub(crate) refs: Vec<GrantRef>,
 }
 
 impl Ready {
@@ -174,7 +180,7 @@ impl Ready {
         }
     }
 
-    fn read<S: Store>(store: &mut S, domid: DomId) -> Result<Option<Self>> {
+    pub(crate) fn read<S: Store>(store: &mut S, domid: DomId) -> Result<Option<Self>> {
         let path = node(domid);
         match store.read(Tx::NONE, &path, &mut [0; 256]) {
             Ok(text) => {
@@ -191,109 +197,6 @@ impl Ready {
 /// Waits on a channel until it was rung or the time is over. Returning early does no harm.
 pub type Wait<'w, C> = &'w mut dyn FnMut(&C, Duration);
 
-/// The caller's end, in dom0.
-#[derive(Debug)]
-pub struct HostEnd<P: Platform> {
-    mapping: P::Mapping,
-    channel: P::Channel,
-    domid: DomId,
-    incarnation: u32,
-    seq: u32,
-}
-
-impl<P: Platform> HostEnd<P> {
-    /// Waits until the agent of `domid` is there in an incarnation other than `before`, and connects to it.
-    pub fn connect<S: Store>(
-        platform: &P,
-        store: &mut S,
-        domid: DomId,
-        before: Option<u32>,
-        patience: Duration,
-    ) -> Result<Self> {
-        let path = node(domid);
-        let failed = |error| PagesError::Store {
-            path: path.clone(),
-            error,
-        };
-        store.watch(&path, "agent").map_err(failed)?;
-        let end = Instant::now() + patience;
-        let ready = loop {
-            if let Some(ready) = Ready::read(store, domid)?
-                && Some(ready.incarnation) != before
-            {
-                break ready;
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(silent(domid, patience));
-            }
-            store.wait(Some(left)).map_err(failed)?;
-            while store.next_watch().map_err(failed)?.is_some() {}
-        };
-        store.unwatch(&path, "agent").map_err(failed)?;
-        let mapping = platform.map(domid, &ready.refs, Access::ReadWrite)?;
-        let channel = platform.bind(domid, ready.port)?;
-        Ok(Self {
-            seq: Whole(&mapping).load(0),
-            mapping,
-            channel,
-            domid,
-            incarnation: ready.incarnation,
-        })
-    }
-
-    /// Which process of the agent this is connected to.
-    pub const fn incarnation(&self) -> u32 {
-        self.incarnation
-    }
-
-    /// Sends a request.
-    pub fn send(&mut self, request: &[u8]) -> Result<()> {
-        self.seq = self.seq.wrapping_add(1);
-        Whole(&self.mapping).post(0, self.seq, request)?;
-        Ok(self.channel.notify()?)
-    }
-
-    /// The answer to the last request, if it is there.
-    pub fn receive(&mut self) -> Result<Option<Vec<u8>>> {
-        let pages = Whole(&self.mapping);
-        if pages.load(HALF) != self.seq {
-            return Ok(None);
-        }
-        pages.take(HALF).map(Some)
-    }
-
-    /// Sends a request and waits for its answer.
-    pub fn call(
-        &mut self,
-        request: &[u8],
-        patience: Duration,
-        wait: Wait<'_, P::Channel>,
-    ) -> Result<Vec<u8>> {
-        self.send(request)?;
-        let end = Instant::now() + patience;
-        loop {
-            self.channel.take_pending()?;
-            self.channel.unmask()?;
-            if let Some(answer) = self.receive()? {
-                return Ok(answer);
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(silent(self.domid, patience));
-            }
-            wait(&self.channel, left);
-        }
-    }
-}
-
-fn silent(domid: DomId, patience: Duration) -> PagesError {
-    PagesError::Silent {
-        domid,
-        seconds: patience.as_secs(),
-    }
-}
-
 /// The agent's end, in its domain.
 #[derive(Debug)]
 pub struct GuestEnd<P: Platform> {
@@ -307,7 +210,7 @@ impl<P: Platform> GuestEnd<P> {
     pub fn start<S: Store>(platform: &P, store: &mut S) -> Result<Self> {
         let domid = platform.domid();
         let pages = (0..PAGES).map(|_| platform.alloc(DomId::DOM0, Access::ReadWrite));
-        let pages = pages.collect::<std::result::Result<Vec<_>, _>>()?;
+        let pages = pages.collect::<core::result::Result<Vec<_>, _>>()?;
         let channel = platform.alloc_unbound(DomId::DOM0)?;
         let before = Ready::read(store, domid)?.map_or(0, |ready| ready.incarnation);
         let ready = Ready {

@@ -1,4 +1,4 @@
-//! What travels between a [`Remote`](crate::Remote) and an [`agent`](crate::agent), in postcard's encoding.
+//! What travels between a caller and an [`Agent`](crate::Agent), in postcard's encoding.
 
 mod failure;
 mod store;
@@ -6,7 +6,10 @@ mod store;
 pub use failure::Failure;
 pub use store::{Event, StoreCall};
 
+use alloc::string::String;
+use alloc::vec::Vec;
 use ringfence_core::platform::{Access, Capabilities};
+
 use serde::{Deserialize, Serialize};
 
 /// The agent's number for something it holds.

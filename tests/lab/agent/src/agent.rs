@@ -1,13 +1,19 @@
 //! Executes platform operations in its domain for a caller elsewhere.
 
-use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use alloc::borrow::ToOwned as _;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
 
 use ringfence_core::platform::{Channel, GrantCopy, Granted, Local, Platform, PlatformError};
 use ringfence_core::store::{NodeAccess, Perm, Store, StoreError, Tx, WatchEvent};
 use ringfence_core::{DomId, EvtchnPort, GrantRef, SharedMem};
 
+use crate::pages::{GuestEnd, PagesError, Wait};
 use crate::rpc::{
     Answer, Census, CopyLocal, CopyOp, CopyResult, Event, Failure, Id, MemoryCall, Request,
     StoreCall, access,
@@ -22,7 +28,15 @@ pub trait Native {
     fn platform(&self) -> &Self::Platform;
 
     /// Opens a connection to XenStore.
+    ///
+    /// # Errors
+    /// There is none, or no other one.
     fn open_store(&self) -> Result<StoreOf<Self>, PlatformError>;
+
+    /// Lets go of one, where it is not simply dropped.
+    fn close_store(&self, store: StoreOf<Self>) {
+        drop(store);
+    }
 
     /// Takes over a page that the process before granted to `peer`; `None` where there is none, or pages die with processes.
     fn adopt_granted(&self, peer: DomId, gref: GrantRef) -> Option<GrantedOf<Self>>;
@@ -51,8 +65,8 @@ pub struct Agent<N: Native> {
     next: Id,
 }
 
-impl<N: Native> std::fmt::Debug for Agent<N> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<N: Native> fmt::Debug for Agent<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Agent")
             .field("domid", &self.native.platform().domid())
             .field("census", &self.census())
@@ -78,15 +92,9 @@ impl<N: Native> Agent<N> {
         }
     }
 
-    /// Executes one request. A panic of the platform's becomes an answer. [`Request::Die`] is the caller's business: it is
-    /// refused here.
+    /// Executes one request. [`Request::Die`] is the caller's business: it is refused here.
     pub fn answer(&mut self, request: Request) -> Answer {
-        let done = catch_unwind(AssertUnwindSafe(|| self.execute(request)));
-        match done {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(failure)) => Answer::Failed(failure),
-            Err(panic) => Answer::Failed(Failure::Other(crate::panic_text(&*panic))),
-        }
+        self.execute(request).unwrap_or_else(Answer::Failed)
     }
 
     fn census(&self) -> Census {
@@ -213,7 +221,10 @@ impl<N: Native> Agent<N> {
                 _ => return Err(missing(id)),
             },
             Request::Drop { id } => {
-                self.handles.remove(&id).ok_or_else(|| missing(id))?;
+                match self.handles.remove(&id).ok_or_else(|| missing(id))? {
+                    Handle::Store(store) => self.native.close_store(store),
+                    other => drop(other),
+                }
                 Answer::Done
             }
             Request::Census => Answer::Census(self.census()),
@@ -286,7 +297,7 @@ fn store<S: Store>(store: &mut S, call: StoreCall) -> Result<Answer, StoreError>
             return Ok(Answer::Perms(texts.collect()));
         }
         StoreCall::SetPerms { tx, path, perms } => {
-            store.set_perms(Tx::new(tx), &path, &parsed(&perms))?;
+            store.set_perms(Tx::new(tx), &path, &parsed_perms(&perms))?;
         }
         StoreCall::Watch { path, token } => store.watch(&path, &token)?,
         StoreCall::Unwatch { path, token } => store.unwatch(&path, &token)?,
@@ -310,11 +321,35 @@ fn store<S: Store>(store: &mut S, call: StoreCall) -> Result<Answer, StoreError>
 }
 
 /// Permissions out of their text. What does not parse becomes an entry for nobody, so that the list keeps its length.
-pub(crate) fn parsed(texts: &[String]) -> Vec<Perm> {
+#[must_use]
+pub fn parsed_perms(texts: &[String]) -> Vec<Perm> {
     let nobody = Perm {
         domid: DomId::FIRST_RESERVED,
         access: NodeAccess::None,
     };
     let perms = texts.iter().map(|text| Perm::parse(text.as_bytes()));
     perms.map(|perm| perm.unwrap_or(nobody)).collect()
+}
+
+/// Answers what comes through the pages, for as long as the domain lives, where a panic is the domain's end.
+///
+/// # Errors
+/// A message does not get through.
+pub fn serve<N: Native>(
+    agent: &mut Agent<N>,
+    pages: &mut GuestEnd<N::Platform>,
+    wait: Wait<'_, ChannelOf<N>>,
+) -> Result<(), PagesError> {
+    loop {
+        let request = pages.next_request(wait)?;
+        let answer = match postcard::from_bytes(&request) {
+            Ok(request) => agent.answer(request),
+            Err(error) => Answer::Failed(Failure::Other(error.to_string())),
+        };
+        match postcard::to_allocvec(&answer) {
+            Ok(bytes) => pages.answer(&bytes)?,
+            // Its caller waits in vain, and says so.
+            Err(_) => continue,
+        }
+    }
 }

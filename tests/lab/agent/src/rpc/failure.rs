@@ -1,7 +1,7 @@
 //! Errors as they travel, so that the caller meets the same value as if it had called the platform itself.
 
-use std::collections::BTreeSet;
-use std::sync::Mutex;
+use alloc::borrow::ToOwned as _;
+use alloc::string::{String, ToString as _};
 
 use ringfence_core::platform::{EvtchnError, GrantError, GrantStatus, PlatformError};
 use ringfence_core::store::StoreError;
@@ -149,7 +149,8 @@ impl Failure {
     pub fn into_platform(self) -> PlatformError {
         match self {
             Self::Platform { op, errno } => PlatformError {
-                op: interned(op),
+                // It names operations of the program itself; those of an agent are kept for good, as the errors are few.
+                op: op.leak(),
                 errno,
             },
             other => panic!("the agent says: {other:?}"),
@@ -231,18 +232,6 @@ impl Failure {
             other => panic!("the agent says: {other:?}"),
         }
     }
-}
-
-/// `PlatformError` names operations of the program itself; those of an agent are a handful, kept for good.
-fn interned(op: String) -> &'static str {
-    static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
-    let mut known = KNOWN.lock().unwrap_or_else(|broken| broken.into_inner());
-    if let Some(same) = known.get(op.as_str()) {
-        return same;
-    }
-    let kept: &'static str = op.leak();
-    known.insert(kept);
-    kept
 }
 
 #[cfg(test)]
