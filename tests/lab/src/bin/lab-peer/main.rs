@@ -6,6 +6,7 @@ mod checks;
 mod conformance;
 mod fleet;
 mod hostile;
+mod lies;
 mod native;
 
 use clap::{Parser, Subcommand};
@@ -61,6 +62,12 @@ enum Command {
         #[arg(long, default_value_t = 51712)]
         vdev: u32,
     },
+    /// Be the backend of disks of a guest that does not run yet, and lie about each in another way, until the guest is gone
+    Lies {
+        /// The guest
+        #[arg(value_parser = domid)]
+        front: DomId,
+    },
     /// Print what the agents in these domains hold
     Census {
         /// The domains
@@ -103,6 +110,7 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
             back,
             vdev,
         } => hostile::on_block(attacker, bystander, back, vdev),
+        Command::Lies { front } => lies::tell(front),
         Command::Census { domains } => Ok(census::print(&domains)),
     }
 }
