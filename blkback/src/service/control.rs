@@ -1,0 +1,195 @@
+//! The control plane of a service: which devices there are, and what their states ask for.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ringfence_core::ids::DomId;
+use ringfence_core::platform::Platform;
+use ringfence_core::store::{Store, StoreError, StorePath, Tx, WatchEvent, domain_path, join};
+
+use super::device::{Device, Life};
+use super::disks::Disks;
+use super::doorbells::Doorbells;
+use super::id::{BackendType, DeviceId};
+use super::toolstack::{SCRIPT, is_lost};
+use super::{DEVICES_MAX, Service};
+
+/// Watch events in one round of [`Service::control`].
+const EVENTS: u32 = 64;
+/// Rounds in one call of it: a connection that is made or closed takes three.
+const ROUNDS: u32 = 4;
+
+impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
+    /// Looks at the watch events that are pending and does what the states ask for. `true` when there may be more: call it
+    /// again, after a look at the rings, which whoever floods us with events must not keep waiting (XSA-349).
+    ///
+    /// # Errors
+    /// Only when the connection to the store is of no further use.
+    pub fn control(&mut self) -> Result<bool, StoreError> {
+        if self.stopping {
+            return Ok(false);
+        }
+        for _ in 0..ROUNDS {
+            let mut pending = false;
+            for _ in 0..EVENTS {
+                let event = self.store.next_watch()?;
+                pending = event.is_some();
+                match event {
+                    Some(event) => self.note(event),
+                    None => break,
+                }
+            }
+            if core::mem::take(&mut self.rescan) {
+                self.scan()?;
+            }
+            // What changes on the way is another event.
+            let dirty = core::mem::take(&mut self.dirty);
+            if dirty.is_empty() && !pending {
+                return Ok(false);
+            }
+            for id in dirty {
+                self.control_one(id)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn note(&mut self, event: WatchEvent) {
+        let WatchEvent::Changed(changed) = event else {
+            self.rescan = true;
+            return;
+        };
+        // A watch on all devices of a type has the type's name, one on a frontend's state also the device's.
+        let all = BackendType::from_name(&changed.token);
+        let id = match all {
+            Some(kind) => self.below(kind, &changed.path),
+            None => changed.token.split_once('-').and_then(|(kind, names)| {
+                let (front, vdev) = names.split_once('-')?;
+                DeviceId::from_names(BackendType::from_name(kind)?, front, vdev)
+            }),
+        };
+        match id {
+            Some(id) if self.devices.contains_key(&id) => {
+                self.dirty.insert(id);
+            }
+            // A device that is gone, by its watch on the frontend's state: nothing to find.
+            _ => self.rescan |= all.is_some(),
+        }
+    }
+
+    /// The device in whose directory `path` is.
+    fn below(&self, kind: BackendType, path: &str) -> Option<DeviceId> {
+        let root = root(self.platform.domid(), kind).ok()?;
+        let mut names = path
+            .strip_prefix(root.as_str())?
+            .strip_prefix('/')?
+            .split('/');
+        DeviceId::from_names(kind, names.next()?, names.next()?)
+    }
+
+    /// Looks which devices there are. Those that are gone find that out by themselves.
+    fn scan(&mut self) -> Result<(), StoreError> {
+        self.dirty.extend(self.devices.keys());
+        let mut foreign = BTreeSet::new();
+        for kind in self.toolstack.types {
+            let root = root(self.platform.domid(), *kind)?;
+            for front in self.names(&root)? {
+                let Ok(dir) = join(&root, &front) else {
+                    continue;
+                };
+                for vdev in self.names(&dir)? {
+                    let Some(id) = DeviceId::from_names(*kind, &front, &vdev) else {
+                        continue;
+                    };
+                    if self.devices.contains_key(&id) {
+                        continue;
+                    }
+                    let dir = id.backend_dir(self.platform.domid());
+                    if !self.toolstack.owns(&mut self.store, &dir)? {
+                        if !self.foreign.contains(&id) {
+                            tracing::info!("{id}: not ours, its script is not {SCRIPT}");
+                        }
+                        foreign.insert(id);
+                    } else if self.devices.len() < DEVICES_MAX {
+                        self.add(id);
+                    }
+                }
+            }
+        }
+        self.foreign = foreign;
+        Ok(())
+    }
+
+    fn add(&mut self, id: DeviceId) {
+        let stats = self.statistics.insert(id);
+        let device = Device::new(
+            self.platform.domid(),
+            id,
+            self.toolstack,
+            stats,
+            self.offer,
+            Arc::clone(&self.budget),
+        );
+        self.devices.insert(id, device);
+        self.dirty.insert(id);
+    }
+
+    fn names(&mut self, dir: &str) -> Result<Vec<String>, StoreError> {
+        let mut buf = vec![0; 1 << 16];
+        match self.store.directory(Tx::NONE, dir, &mut buf) {
+            Ok(names) => Ok(names.map(str::to_owned).collect()),
+            Err(error) if is_lost(error) => Err(error),
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+
+    fn control_one(&mut self, id: DeviceId) -> Result<(), StoreError> {
+        let Some(device) = self.devices.get_mut(&id) else {
+            return Ok(());
+        };
+        let life = device.control(
+            self.platform,
+            &mut self.store,
+            &mut self.disks,
+            &mut self.doorbells,
+        );
+        // It may just have been connected.
+        self.suspects = true;
+        match life {
+            Ok(Life::Goes) => {}
+            Ok(Life::Over) => {
+                self.devices.remove(&id);
+                self.due.retain(|due| *due != id);
+                self.statistics.remove(id);
+            }
+            Err(error) if is_lost(error) => return Err(error),
+            // The toolstack took the nodes away under us, or a quota is reached: the next event tries again.
+            Err(error) => tracing::warn!("{id}: {error}"),
+        }
+        self.list(id);
+        Ok(())
+    }
+
+    /// Looks at the size of every connected disk, and tells the frontends of those that changed. `false` if none is connected.
+    ///
+    /// # Errors
+    /// Only when the connection to the store is of no further use.
+    pub fn refresh(&mut self) -> Result<bool, StoreError> {
+        let mut connected = false;
+        for (id, device) in &mut self.devices {
+            connected |= device.is_connected();
+            match device.resize(&mut self.store) {
+                Err(error) if is_lost(error) => return Err(error),
+                // The next look tries again.
+                Err(error) => tracing::warn!("{id}: {error}"),
+                Ok(()) => {}
+            }
+        }
+        Ok(connected)
+    }
+}
+
+/// The directory of all devices of a type.
+pub(super) fn root(domid: DomId, kind: BackendType) -> Result<StorePath, StoreError> {
+    join(&join(&domain_path(domid), "backend")?, kind.name())
+}

@@ -1,0 +1,162 @@
+//! Whose turn it is: which rings are looked at, and for how long.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ringfence_core::platform::Platform;
+
+use super::Service;
+use super::device::{Device, Served};
+use super::disks::Disks;
+use super::doorbells::Doorbells;
+use super::id::{DeviceId, RingId};
+
+/// What a look at the rings left to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Turn {
+    /// Requests were taken.
+    pub worked: bool,
+    /// Call [`Service::serve`] again at once.
+    pub again: bool,
+    /// Call [`Service::control`]: a device drained or failed.
+    pub control: bool,
+    /// Call [`Service::serve`] at this time at the latest: a delayed doorbell is due.
+    pub until: Option<Duration>,
+}
+
+impl Turn {
+    pub(super) const fn add(&mut self, served: Served) {
+        self.again |= served.again;
+        self.control |= served.control;
+        self.worked |= served.worked;
+    }
+
+    /// Takes account of one device, and notes whether it is to be looked at again.
+    fn serve<P: Platform>(
+        &mut self,
+        id: DeviceId,
+        device: &mut Device<'_, P>,
+        served: Served,
+        dirty: &mut BTreeSet<DeviceId>,
+    ) {
+        self.add(served);
+        if served.control {
+            dirty.insert(id);
+        }
+        device.listed = device.is_due();
+        self.until = match (self.until, device.masked_until()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+}
+
+/// Which rings to look at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Look {
+    /// Those that have something to do.
+    #[default]
+    Due,
+    /// All, without asking to be rung: the next look comes soon.
+    Poll,
+    /// All, asking to be rung: before sleeping after [`Poll`](Self::Poll).
+    Arm,
+}
+
+impl<P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'_, P, D, B> {
+    /// Serves a ring whose doorbell was rung.
+    pub fn rung(&mut self, ring: RingId, budget: u32, now: Duration) -> Turn {
+        let mut turn = Turn::default();
+        if self.alone().is_some_and(|alone| alone != ring) {
+            // Rung it stays.
+            return turn;
+        }
+        if let Some(device) = self.devices.get_mut(&ring.device) {
+            let served = device.rung(ring.queue, budget, now, &mut self.doorbells);
+            turn.add(served);
+            if served.control {
+                self.dirty.insert(ring.device);
+            }
+            self.list(ring.device);
+        }
+        turn
+    }
+
+    /// Asks every channel and serves those that were rung: for worlds without descriptors.
+    pub fn poll(&mut self, budget: u32, now: Duration) -> Turn {
+        let mut turn = Turn::default();
+        if self.alone().is_some() {
+            return turn;
+        }
+        for (id, device) in &mut self.devices {
+            let served = device.poll(budget, now, &mut self.doorbells);
+            turn.add(served);
+            if served.control {
+                self.dirty.insert(*id);
+            }
+        }
+        self.list_all();
+        turn
+    }
+
+    /// Serves the rings that have something to do without being rung: unfinished budgets, disks that finished something,
+    /// doorbells whose delay is over; or all of them. Each at most once, within the budget, so that no guest starves another.
+    pub fn serve(&mut self, look: Look, budget: u32, now: Duration) -> Turn {
+        if let Some(ring) = self.alone() {
+            return self.serve_alone(ring, look, budget, now);
+        }
+        let mut turn = Turn::default();
+        if look == Look::Due {
+            let mut due = core::mem::take(&mut self.due);
+            due.retain(|id| self.serve_one(*id, look, budget, now, &mut turn));
+            self.due = due;
+            return turn;
+        }
+        self.due.clear();
+        for (id, device) in &mut self.devices {
+            let served = device.serve(look, budget, now, None, &mut self.doorbells);
+            turn.serve(*id, device, served, &mut self.dirty);
+            if device.listed {
+                self.due.push(*id);
+            }
+        }
+        turn
+    }
+
+    /// Whether the device has more to do.
+    fn serve_one(
+        &mut self,
+        id: DeviceId,
+        look: Look,
+        budget: u32,
+        now: Duration,
+        turn: &mut Turn,
+    ) -> bool {
+        let Some(device) = self.devices.get_mut(&id) else {
+            return false;
+        };
+        let served = device.serve(look, budget, now, None, &mut self.doorbells);
+        turn.serve(id, device, served, &mut self.dirty);
+        device.listed
+    }
+
+    /// Looks whether a device has something to do without being rung.
+    pub(super) fn list(&mut self, id: DeviceId) {
+        if let Some(device) = self.devices.get_mut(&id)
+            && !device.listed
+            && device.is_due()
+        {
+            device.listed = true;
+            self.due.push(id);
+        }
+    }
+
+    pub(super) fn list_all(&mut self) {
+        for (id, device) in &mut self.devices {
+            if !device.listed && device.is_due() {
+                device.listed = true;
+                self.due.push(*id);
+            }
+        }
+    }
+}
