@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ringfence_blkback::service::Waiting;
 
 use crate::disk::DiskSpec;
 use crate::guest::arg::DiskArg;
@@ -36,7 +37,7 @@ pub enum Platform {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the broker: the store, the event channels, and every domain's process
-    Host,
+    Host(crate::host::Options),
     /// Run an isolated backend domain until it ends
     DriverDomain(DriverDomain),
     /// Run a guest with block devices until it ends
@@ -105,9 +106,9 @@ pub struct BackendOptions {
     /// Confine the process before it serves anybody
     #[arg(long, value_enum, default_value_t = Switch::On)]
     pub sandbox: Switch,
-    /// How the worker waits for work
-    #[arg(long, value_enum, default_value_t = Wait::Block)]
-    pub wait: Wait,
+    /// How the process waits for work: block, spin, spin:TIME or poll; disks may say otherwise with wait=
+    #[arg(long, default_value_t)]
+    pub wait: Waiting,
 }
 
 /// On or off.
@@ -117,17 +118,6 @@ pub enum Switch {
     On,
     /// No.
     Off,
-}
-
-/// How to wait for work.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Wait {
-    /// Sleep until an event.
-    Block,
-    /// Spin for a short while, then sleep.
-    Spin,
-    /// Never sleep.
-    Poll,
 }
 
 /// When the broker starts a dead domain's process again.

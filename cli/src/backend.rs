@@ -2,14 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use ringfence_blkback::journal::{self, Record};
 use ringfence_blkback::service::{
     self, DiskError, Files, Image, Images, Kept, Options, STATISTICS_BYTES, Statistics, Toolstack,
-    Waiting,
 };
 use ringfence_blkback::sink::Uring;
 use ringfence_core::platform::Platform;
@@ -19,12 +17,9 @@ use ringfence_hosted::sandbox::{self, Allow, Report};
 use ringfence_hosted::{Hosted, RestrictedRing};
 use serde::{Deserialize, Serialize};
 
-use crate::args::{BackendOptions, Switch, Wait};
+use crate::args::{BackendOptions, Switch};
 use crate::image;
 use crate::signals::Stop;
-
-/// How long a worker that spins looks for work before it sleeps.
-const SPIN: Duration = Duration::from_micros(50);
 
 /// Submission entries of the ring that all disks of the process share.
 const RING_ENTRIES: u32 = 256;
@@ -69,7 +64,7 @@ pub fn arguments(options: &BackendOptions) -> [String; 4] {
         "domain-main".into(),
         "driver-domain".into(),
         format!("--sandbox={}", word(&options.sandbox)),
-        format!("--wait={}", word(&options.wait)),
+        format!("--wait={}", options.wait),
     ]
 }
 
@@ -77,15 +72,6 @@ fn word<V: ValueEnum>(value: &V) -> String {
     value
         .to_possible_value()
         .map_or_else(String::new, |value| value.get_name().to_owned())
-}
-
-/// How the service is to wait.
-pub const fn waiting(options: &BackendOptions) -> Waiting {
-    match options.wait {
-        Wait::Block => Waiting::Block,
-        Wait::Spin => Waiting::Spin(SPIN),
-        Wait::Poll => Waiting::Poll,
-    }
 }
 
 /// The names of the types of backend that are served.
@@ -156,7 +142,7 @@ pub fn run(options: &BackendOptions, probe: Option<&ProbeTargets>) -> Result<()>
     let uring = ring.map(|ring| Uring::new(ring.into_inner()));
     let disks = Files::new(FromBroker(platform.clone()), uring);
     let options = Options {
-        waiting: waiting(options),
+        waiting: options.wait,
         statistics: u32::try_from(STATISTICS_BYTES)
             .ok()
             .and_then(|bytes| platform.statistics(bytes).ok()),

@@ -196,7 +196,7 @@ fn xsa_258_what_a_guest_writes_into_a_raw_image_stays_raw() {
         let mut disks = Files::new(Opened(Some(opened)), None);
         let disk = disks.open("", false, &Default::default());
         let disk = disk.expect("a disk");
-        assert_eq!(disk.geometry().sectors.get() * 512, content.len() as u64);
+        assert_eq!(disk.io.geometry().sectors.get() * 512, content.len() as u64);
     }
     std::fs::remove_file(&path).expect("it goes");
 }

@@ -1,6 +1,5 @@
 //! The block service in a simulated world, with a frontend driven by hand: its whole life, and what a request costs.
 
-use ringfence_blkback::service::Look;
 use ringfence_blkback::sink::IoOp;
 use ringfence_core::SharedMem;
 use ringfence_core::platform::{Access, Granted, Platform};
@@ -219,7 +218,7 @@ fn a_ring_that_runs_empty_asks_nothing_of_the_store() {
             rig.service.stop();
         }
         disk.borrow_mut().release();
-        let turn = rig.service.serve(Look::Due, 32, rig.now);
+        let turn = rig.service.serve(32, rig.now);
         assert_eq!(guest.answers().len(), 1);
         assert_eq!(
             turn.control, stop,

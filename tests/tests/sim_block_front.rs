@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use ringfence_blkback::service::{BackendType, DeviceId, Look, RingId};
+use ringfence_blkback::service::{BackendType, DeviceId, RingId};
 use ringfence_blkfront::{Event, Frontend, Op};
 use ringfence_core::ids::{DomId, Sector};
 use ringfence_sim::Sim;
@@ -76,7 +76,7 @@ impl Pair {
         let now = self.rig.now;
         let mut turn = self.rig.service.rung(RING, BUDGET, now);
         while turn.again {
-            turn = self.rig.service.serve(Look::Due, BUDGET, now);
+            turn = self.rig.service.serve(BUDGET, now);
         }
     }
 }

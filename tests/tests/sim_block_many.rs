@@ -1,6 +1,5 @@
 //! Many disks in one process: each has its turn, and costs nothing while nobody uses it.
 
-use ringfence_blkback::service::Look;
 use ringfence_core::platform::Granted;
 use ringfence_core::wire::blkif::Status;
 use ringfence_sim::World;
@@ -13,7 +12,7 @@ const RING: u64 = 32;
 /// One turn of the service's loop, which looks at every ring twice at most.
 fn turn(rig: &mut Rig, budget: u32) {
     rig.service.poll(budget, rig.now);
-    rig.service.serve(Look::Due, budget, rig.now);
+    rig.service.serve(budget, rig.now);
 }
 
 fn completed(rig: &Rig, front: u16) -> u64 {

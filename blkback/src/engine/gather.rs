@@ -53,6 +53,8 @@ impl<P: Platform, J: Journal> Engine<P, J> {
 
     pub(super) fn stage(&mut self, ticket: Ticket, op: IoOp, buffer: Buffer) {
         let tag = Tag::new(ticket.entry.number());
+        let len = u64::try_from(buffer.len()).unwrap_or(u64::MAX);
+        self.bytes = self.bytes.saturating_add(len);
         self.fresh.push(Staged {
             ticket,
             io: Io { tag, op, buffer },

@@ -52,6 +52,8 @@ const _: () = assert!(32 * MAX_SEGMENTS_PER_REQUEST.next_power_of_two() <= BUFFE
 pub struct Progress {
     /// Requests taken from the ring.
     pub taken: u32,
+    /// Bytes of data of the requests that got their buffers.
+    pub bytes: u64,
     /// Responses published.
     pub answered: u32,
     /// Whether another ring of the device has something to do that it is not rung for: a barrier begins, goes on, or is over.
@@ -131,6 +133,8 @@ pub struct Engine<P: Platform, J: Journal = Unjournaled> {
     stopping: bool,
     own_flush: OwnFlush,
     last_refusal: Option<Refusal>,
+    /// Bytes of data of this step.
+    bytes: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -247,6 +251,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             stopping: false,
             own_flush: OwnFlush::No,
             last_refusal: None,
+            bytes: 0,
         }
     }
 
@@ -347,6 +352,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     /// was done before is published all the same.
     pub fn step(&mut self, budget: u32) -> Result<Progress, EngineError> {
         self.last_refusal = None;
+        self.bytes = 0;
         let copies = self.disk.touches_data() && self.persistent.is_none();
         let part = match self.disk.wake() {
             None if !copies => budget.min(PART),
@@ -356,6 +362,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         loop {
             let pass = self.pass(part.min(budget.saturating_sub(all.taken)))?;
             all.taken = all.taken.saturating_add(pass.taken);
+            all.bytes = pass.bytes;
             all.answered = all.answered.saturating_add(pass.answered);
             all.others |= pass.others;
             all.refused = pass.refused;
@@ -398,6 +405,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             Some(fault) => Err(fault.into()),
             None => Ok(Progress {
                 taken,
+                bytes: self.bytes,
                 answered,
                 others: self.barriers.calls(),
                 more: waits || held_up,

@@ -1,28 +1,20 @@
 //! Requests that may be what kills this domain's processes, one at a time.
 
-use std::time::Duration;
-
 use ringfence_core::platform::Platform;
 
-use super::device::Device;
+use super::device::{Device, Round};
 use super::disks::Disks;
 use super::doorbells::Doorbells;
 use super::id::{DeviceId, RingId};
-use super::{Look, Service, Turn};
+use super::{Service, Turn};
 
 impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
     /// All others stay as they are: due, or rung.
-    pub(super) fn serve_alone(
-        &mut self,
-        ring: RingId,
-        look: Look,
-        budget: u32,
-        now: Duration,
-    ) -> Turn {
+    pub(super) fn serve_alone(&mut self, ring: RingId, round: &Round) -> Turn {
         let mut turn = Turn::default();
         if let Some(device) = self.devices.get_mut(&ring.device) {
             let queue = Some(ring.queue);
-            let served = device.serve(look, budget, now, queue, &mut self.doorbells);
+            let served = device.serve(round, queue, &mut self.doorbells);
             turn.add(served);
             if served.control {
                 self.dirty.insert(ring.device);

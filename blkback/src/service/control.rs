@@ -129,6 +129,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             stats,
             self.offer,
             Arc::clone(&self.budget),
+            self.waiting,
         );
         self.devices.insert(id, device);
         self.dirty.insert(id);

@@ -3,7 +3,10 @@
 mod hotplug;
 mod keep;
 mod link;
+mod medium;
 mod queue;
+mod share;
+mod waits;
 
 use std::string::String;
 use std::sync::Arc;
@@ -15,12 +18,17 @@ use ringfence_core::store::{FieldError, Store, StoreError, StoreExt, StorePath, 
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::xenbus::{BackAction, BackView, BackWish, Class, Held, Peer, back, paths};
 
+pub(super) use self::share::Round;
+
+use self::medium::Drive;
 use self::queue::{Looked, Queue};
-use super::Look;
+use self::share::Share;
+use self::waits::{Look, Waits};
 use super::disks::{Disks, Kept};
 use super::doorbells::Doorbells;
 use super::id::DeviceId;
 use super::toolstack::{Hotplug, Toolstack, is_lost};
+use super::waiting::Waiting;
 use crate::error::EngineError;
 use crate::grants::persistent::Budget;
 use crate::negotiate::{self, Offer};
@@ -50,6 +58,8 @@ pub(super) struct Served {
     pub(super) worked: bool,
     /// There is more to do at once.
     pub(super) again: bool,
+    /// Nobody rings: the next look comes soon.
+    pub(super) spins: bool,
     /// The state machine wants to look: drained, or failed.
     pub(super) control: bool,
 }
@@ -60,6 +70,7 @@ impl Served {
         Self {
             worked: self.worked || other.worked,
             again: self.again || other.again,
+            spins: self.spins || other.spins,
             control: self.control || other.control,
         }
     }
@@ -87,6 +98,8 @@ pub(super) struct Device<'p, P: Platform> {
     offer: Offer,
     /// How many pages of guests may stay mapped by all devices.
     budget: Arc<Budget>,
+    /// Of a CD-ROM, since its disk was opened.
+    drive: Option<Drive>,
     /// Whether it is a CD-ROM, by its `device-type` node.
     cdrom: bool,
     /// While connected: the size that the frontend was told.
@@ -98,6 +111,12 @@ pub(super) struct Device<'p, P: Platform> {
     /// The image that could not be opened, or why none is named: not tried again.
     refused: Option<Result<String, String>>,
     messages: u32,
+    /// How the service waits for devices that do not say otherwise.
+    waiting: Waiting,
+    waits: Waits,
+    share: Share,
+    /// The queue that is served first in the next round: the one after whoever took what was left in this one.
+    first: usize,
     /// Whether the service has it among those that have something to do without being rung.
     pub(super) listed: bool,
 }
@@ -110,6 +129,7 @@ impl<'p, P: Platform> Device<'p, P> {
         stats: Arc<Stats>,
         offer: Offer,
         budget: Arc<Budget>,
+        waiting: Waiting,
     ) -> Self {
         let mut token = heapless::String::new();
         // Five letters, five digits, ten digits and two dashes.
@@ -137,6 +157,7 @@ impl<'p, P: Platform> Device<'p, P> {
             split: None,
             offer,
             budget,
+            drive: None,
             cdrom: false,
             announced: None,
             wish: BackWish::Run,
@@ -144,6 +165,10 @@ impl<'p, P: Platform> Device<'p, P> {
             reason: String::new(),
             refused: None,
             messages: MESSAGES,
+            waiting,
+            waits: Waits::new(waiting),
+            share: Share::default(),
+            first: 0,
             listed: false,
         }
     }
@@ -156,6 +181,9 @@ impl<'p, P: Platform> Device<'p, P> {
 
     /// Whether there is, or will be, something to do without being rung.
     pub(super) fn is_due(&self) -> bool {
+        if self.waits.is_due() && self.is_connected() {
+            return true;
+        }
         let mut queues = self.queues.iter();
         queues.any(|queue| queue.due || queue.masked_until.is_some() || !queue.engine.is_idle())
     }
@@ -232,7 +260,7 @@ impl<'p, P: Platform> Device<'p, P> {
                 BackAction::Erase => {
                     self.leave(store, doorbells)?;
                     // The image is another's from here on: it must be closed when the directory is gone.
-                    self.disk = None;
+                    (self.disk, self.drive) = (None, None);
                     match paths::erase(store, &self.dir, ABOVE) {
                         Err(error) if is_lost(error) => return Err(error),
                         // It would be the same at once again: whoever may remove it has to.
@@ -287,6 +315,7 @@ impl<'p, P: Platform> Device<'p, P> {
         }
         self.stats.set_state(own.number());
         self.plug(store, disks, own, online)?;
+        self.change_medium(store, disks, own, online)?;
         Ok(BackView {
             own,
             peer,
@@ -329,6 +358,7 @@ impl<'p, P: Platform> Device<'p, P> {
 
     /// Takes no more requests.
     pub(super) fn stop(&mut self) {
+        self.waits.end();
         for queue in &mut self.queues {
             queue.engine.stop();
         }
@@ -351,30 +381,45 @@ impl<'p, P: Platform> Device<'p, P> {
     pub(super) fn rung(
         &mut self,
         queue: u16,
-        budget: u32,
-        now: Duration,
+        round: &Round,
         doorbells: &mut impl Doorbells<P::Channel>,
     ) -> Served {
-        let Some(queue) = self.queues.get_mut(usize::from(queue)) else {
+        let index = usize::from(queue);
+        let Some(queue) = self.queues.get_mut(index) else {
             return Served::default();
         };
         if !queue.rung(&self.stats) {
             return Served::default();
         }
-        let looked = queue.serve(true, true, budget, now, doorbells, &self.stats);
-        self.looked(looked)
+        let could = self.share.left(round) > 0;
+        let looked = queue.serve(true, true, round, &mut self.share, doorbells, &self.stats);
+        self.took_turn(index, could, round);
+        self.looked(looked, round)
+    }
+
+    /// The next round begins with the queue after the one that took the last of this one's share.
+    fn took_turn(&mut self, index: usize, could: bool, round: &Round) {
+        if could && self.share.left(round) == 0 {
+            self.first = index.saturating_add(1);
+        }
+    }
+
+    /// All queues, in this round's order.
+    fn turns(&self) -> impl Iterator<Item = usize> + use<P> {
+        let count = self.queues.len();
+        let first = self.first.min(count);
+        (first..count).chain(0..first)
     }
 
     /// The same for all queues, one after the other.
     pub(super) fn poll(
         &mut self,
-        budget: u32,
-        now: Duration,
+        round: &Round,
         doorbells: &mut impl Doorbells<P::Channel>,
     ) -> Served {
-        let queues = u16::try_from(self.queues.len()).unwrap_or(u16::MAX);
-        (0..queues).fold(Served::default(), |served, queue| {
-            served.and(self.rung(queue, budget, now, doorbells))
+        self.turns().fold(Served::default(), |served, queue| {
+            let queue = u16::try_from(queue).unwrap_or(u16::MAX);
+            served.and(self.rung(queue, round, doorbells))
         })
     }
 
@@ -384,33 +429,40 @@ impl<'p, P: Platform> Device<'p, P> {
         queues.find_map(|(number, queue)| queue.engine.has_suspects().then_some(number))
     }
 
-    /// Serves the rings that have something to do without being rung, or all, each once and within the budget; or only this one.
+    /// Serves the rings that have something to do without being rung, or all while it spins, each once and all together within
+    /// the device's share of the round; or only this one.
     pub(super) fn serve(
         &mut self,
-        look: Look,
-        budget: u32,
-        now: Duration,
+        round: &Round,
         alone: Option<u16>,
         doorbells: &mut impl Doorbells<P::Channel>,
     ) -> Served {
         let mut all = Served::default();
-        for index in 0..self.queues.len() {
+        let look = self.waits.look(round.now);
+        for index in self.turns() {
             let Some(queue) = self.queues.get_mut(index) else {
                 break;
             };
             if alone.is_some_and(|alone| usize::from(alone) != index) {
                 continue;
             }
-            if queue.wants(look, now, doorbells) {
-                let arm = look != Look::Poll;
-                let looked = queue.serve(false, arm, budget, now, doorbells, &self.stats);
-                all = all.and(self.looked(looked));
+            if !queue.wants(look, round, doorbells) {
+                continue;
             }
+            let arm = look != Look::Poll;
+            let could = self.share.left(round) > 0;
+            let looked = queue.serve(false, arm, round, &mut self.share, doorbells, &self.stats);
+            self.took_turn(index, could, round);
+            all = all.and(self.looked(looked, round));
         }
+        all.spins = self.waits.spins(round.now) && self.is_connected();
         all
     }
 
-    fn looked(&mut self, mut looked: Looked) -> Served {
+    fn looked(&mut self, mut looked: Looked, round: &Round) -> Served {
+        if looked.served.worked {
+            self.waits.worked(round.now);
+        }
         if (looked.others || looked.failed.is_some()) && self.queues.len() > 1 {
             for queue in &mut self.queues {
                 queue.due = true;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
+use super::waiting::Waiting;
 use crate::journal::Record;
 use crate::sink::{self, Below, DiskIo, File, Layers, Nbd, Qcow2, Uring};
 use crate::stats::Stats;
@@ -23,6 +24,20 @@ pub struct Kept {
     pub image: [u64; 2],
 }
 
+/// A disk that was opened, and what its configuration says of how it is served.
+pub struct OpenDisk {
+    /// The disk.
+    pub io: Box<dyn DiskIo>,
+    /// How its rings are waited for; `None`: as the service waits for all.
+    pub waiting: Option<Waiting>,
+}
+
+impl<D: DiskIo + 'static> From<Box<D>> for OpenDisk {
+    fn from(io: Box<D>) -> Self {
+        Self { io, waiting: None }
+    }
+}
+
 /// Opens the disks that a service serves.
 pub trait Disks {
     /// Opens the disk of the device with this backend directory. `read_only` is what the `mode` node says; the disk may be
@@ -35,7 +50,7 @@ pub trait Disks {
         backend_dir: &str,
         read_only: bool,
         stats: &Arc<Stats>,
-    ) -> Result<Box<dyn DiskIo>, DiskError>;
+    ) -> Result<OpenDisk, DiskError>;
 
     /// The journal of the device with this backend directory, whose disk is open: the same for every process of this domain.
     /// `None` if nobody keeps one; what is in flight when the process dies is then lost with it.
@@ -142,7 +157,7 @@ impl<I: Images> Disks for Files<I> {
         backend_dir: &str,
         read_only: bool,
         stats: &Arc<Stats>,
-    ) -> Result<Box<dyn DiskIo>, DiskError> {
+    ) -> Result<OpenDisk, DiskError> {
         let image = self.images.open(backend_dir)?;
         let read_only = read_only || image.read_only;
         let disk = self.storage(image.source, read_only, stats)?;
@@ -153,7 +168,10 @@ impl<I: Images> Disks for Files<I> {
             // It leaves the set when the disk closes it.
             watch(set, sink::wake_fd(&*disk, fd))?;
         }
-        Ok(disk)
+        Ok(OpenDisk {
+            io: disk,
+            waiting: image.layers.waiting(),
+        })
     }
 
     fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {

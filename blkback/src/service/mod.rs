@@ -19,16 +19,18 @@ mod statistics;
 mod storm;
 mod toolstack;
 mod turn;
+mod waiting;
 
 pub use board::STATISTICS_BYTES;
-pub use disks::{DiskError, Disks, Files, Image, Images, Kept, Source};
+pub use disks::{DiskError, Disks, Files, Image, Images, Kept, OpenDisk, Source};
 pub use doorbells::{Doorbells, Polled};
 pub use id::{BackendType, DeviceId, RingId};
 pub use report::{DeviceReport, Report, ReportError, RingReport};
-pub use run::{Options, RunError, Waiting, run};
+pub use run::{Options, RunError, run};
 pub use statistics::Statistics;
 pub use toolstack::{Hotplug, ImageError, SCRIPT, Toolstack};
-pub use turn::{Look, Turn};
+pub use turn::Turn;
+pub use waiting::{Waiting, WaitingError};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -60,6 +62,8 @@ pub struct Service<'p, P: Platform, D, B = Polled> {
     due: Vec<DeviceId>,
     /// Devices that are somebody else's, each of which was named once.
     foreign: BTreeSet<DeviceId>,
+    /// Which look at the devices this is.
+    round: u64,
     rescan: bool,
     stopping: bool,
     /// Some ring may have requests that have to be alone.
@@ -68,6 +72,7 @@ pub struct Service<'p, P: Platform, D, B = Polled> {
     offer: Offer,
     /// How many pages of guests may stay mapped.
     budget: Arc<Budget>,
+    waiting: Waiting,
 }
 
 impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
@@ -109,6 +114,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             dirty: BTreeSet::new(),
             due: Vec::new(),
             foreign: BTreeSet::new(),
+            round: 0,
             rescan: true,
             stopping: false,
             suspects: false,
@@ -117,12 +123,18 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
                 ..Offer::default()
             },
             budget: Arc::new(Budget::new(MAPPED_PAGES)),
+            waiting: Waiting::Block,
         })
     }
 
     /// At most so many pages of guests stay mapped by all devices found from now on; data in others is copied.
     pub fn limit_mappings(&mut self, pages: usize) {
         self.budget = Arc::new(Budget::new(pages));
+    }
+
+    /// So are the rings of all devices found from now on waited for, unless their configuration says otherwise.
+    pub const fn wait_by(&mut self, waiting: Waiting) {
+        self.waiting = waiting;
     }
 
     /// Counts there from now on. Call it before the first look at XenStore.

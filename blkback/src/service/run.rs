@@ -18,26 +18,15 @@ use super::doorbells::Doorbells;
 use super::id::{BackendType, DeviceId, RingId};
 use super::statistics::Statistics;
 use super::toolstack::Toolstack;
-use super::{Look, Service, Turn};
-
-/// How to wait for work.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Waiting {
-    /// Sleep until rung.
-    #[default]
-    Block,
-    /// Look at the rings for so long after the last work, then sleep.
-    Spin(Duration),
-    /// Never sleep.
-    Poll,
-}
+use super::waiting::Waiting;
+use super::{Service, Turn};
 
 /// How to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How to wait.
+    /// How to wait for those rings whose disks do not say otherwise.
     pub waiting: Waiting,
-    /// Requests of one ring that are taken before the next ring's turn comes; at least 1.
+    /// Requests of one device that are taken before the next device's turn comes; at least 1.
     pub budget: u32,
     /// Where the devices are and who makes them.
     pub toolstack: Toolstack,
@@ -109,6 +98,7 @@ where
         poller: poller.try_clone().map_err(|_| error("dup", Errno::MFILE))?,
     };
     let mut service = Service::with_toolstack(platform, store, disks, epoll, options.toolstack)?;
+    service.wait_by(options.waiting);
     if let Some(words) = options.statistics {
         service.count_in(Statistics::shared(words));
     }
@@ -170,22 +160,14 @@ where
         let budget = self.options.budget.max(1);
         let mut stopping = false;
         let mut flushed = false;
-        let mut was_spinning = false;
         let mut control = true;
         let mut now = self.start;
         loop {
             if self.looks.is_multiple_of(LOOKS_PER_CLOCK) {
                 now = Instant::now();
             }
-            let spinning = self.is_spinning(now) && !stopping;
-            let look = match (spinning, was_spinning) {
-                (true, _) => Look::Poll,
-                (false, true) => Look::Arm,
-                (false, false) => Look::Due,
-            };
-            was_spinning = spinning;
             let time = now.saturating_duration_since(self.start);
-            let mut turn = self.service.serve(look, budget, time);
+            let mut turn = self.service.serve(budget, time);
             if turn.control || control {
                 control = self.service.control()?;
                 // Maybe; the next look at the sizes says.
@@ -209,18 +191,21 @@ where
                 self.last_refresh = self.last_work;
                 self.service.refresh()?;
             }
-            if spinning && self.looks < LOOKS {
-                self.looks = self.looks.saturating_add(1);
-                std::hint::spin_loop();
-                continue;
-            }
             // Whoever keeps us busy costs no system call, for a while.
-            if turn.again && !spinning && self.looks < ROUNDS {
+            let looks = match turn.spins {
+                true => LOOKS,
+                false if turn.again => ROUNDS,
+                false => 0,
+            };
+            if self.looks < looks {
                 self.looks = self.looks.saturating_add(1);
+                if !turn.worked {
+                    std::hint::spin_loop();
+                }
                 continue;
             }
             self.looks = 0;
-            let timeout = self.timeout(&turn, spinning);
+            let timeout = self.timeout(&turn);
             let woken = self.wait(timeout.as_ref(), budget)?;
             control |= woken.control;
             if woken.stop && !stopping {
@@ -232,21 +217,13 @@ where
         }
     }
 
-    fn is_spinning(&self, now: Instant) -> bool {
-        match self.options.waiting {
-            Waiting::Block => false,
-            Waiting::Spin(time) => now.saturating_duration_since(self.last_work) < time,
-            Waiting::Poll => true,
-        }
-    }
-
-    fn timeout(&self, turn: &Turn, spinning: bool) -> Option<Timespec> {
+    fn timeout(&self, turn: &Turn) -> Option<Timespec> {
         let none = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
         };
         // After spinning, one more look with the doorbells armed comes before any sleep.
-        if turn.again || spinning {
+        if turn.again || turn.spins {
             return Some(none);
         }
         let unmask = turn.until.map(|at| at.saturating_sub(self.start.elapsed()));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ringfence_core::platform::Platform;
 
 use super::Service;
-use super::device::{Device, Served};
+use super::device::{Device, Round, Served};
 use super::disks::Disks;
 use super::doorbells::Doorbells;
 use super::id::{DeviceId, RingId};
@@ -18,6 +18,8 @@ pub struct Turn {
     pub worked: bool,
     /// Call [`Service::serve`] again at once.
     pub again: bool,
+    /// Call [`Service::serve`] again soon, before any sleep: a device is waited for by looking at it.
+    pub spins: bool,
     /// Call [`Service::control`]: a device drained or failed.
     pub control: bool,
     /// Call [`Service::serve`] at this time at the latest: a delayed doorbell is due.
@@ -27,6 +29,7 @@ pub struct Turn {
 impl Turn {
     pub(super) const fn add(&mut self, served: Served) {
         self.again |= served.again;
+        self.spins |= served.spins;
         self.control |= served.control;
         self.worked |= served.worked;
     }
@@ -51,28 +54,25 @@ impl Turn {
     }
 }
 
-/// Which rings to look at.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Look {
-    /// Those that have something to do.
-    #[default]
-    Due,
-    /// All, without asking to be rung: the next look comes soon.
-    Poll,
-    /// All, asking to be rung: before sleeping after [`Poll`](Self::Poll).
-    Arm,
-}
-
 impl<P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'_, P, D, B> {
-    /// Serves a ring whose doorbell was rung.
+    fn round(&self, budget: u32, now: Duration) -> Round {
+        Round {
+            number: self.round,
+            budget,
+            now,
+        }
+    }
+
+    /// Serves a ring whose doorbell was rung, within what the last [`serve`](Self::serve) left of its device's share.
     pub fn rung(&mut self, ring: RingId, budget: u32, now: Duration) -> Turn {
         let mut turn = Turn::default();
         if self.alone().is_some_and(|alone| alone != ring) {
             // Rung it stays.
             return turn;
         }
+        let round = self.round(budget, now);
         if let Some(device) = self.devices.get_mut(&ring.device) {
-            let served = device.rung(ring.queue, budget, now, &mut self.doorbells);
+            let served = device.rung(ring.queue, &round, &mut self.doorbells);
             turn.add(served);
             if served.control {
                 self.dirty.insert(ring.device);
@@ -88,8 +88,10 @@ impl<P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'_, P, D, B> {
         if self.alone().is_some() {
             return turn;
         }
+        self.round = self.round.saturating_add(1);
+        let round = self.round(budget, now);
         for (id, device) in &mut self.devices {
-            let served = device.poll(budget, now, &mut self.doorbells);
+            let served = device.poll(&round, &mut self.doorbells);
             turn.add(served);
             if served.control {
                 self.dirty.insert(*id);
@@ -99,43 +101,28 @@ impl<P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'_, P, D, B> {
         turn
     }
 
-    /// Serves the rings that have something to do without being rung: unfinished budgets, disks that finished something,
-    /// doorbells whose delay is over; or all of them. Each at most once, within the budget, so that no guest starves another.
-    pub fn serve(&mut self, look: Look, budget: u32, now: Duration) -> Turn {
+    /// Serves the devices that have something to do without being rung: unfinished shares, disks that finished something,
+    /// doorbells whose delay is over, rings that are waited for by looking at them. Each device takes at most `budget` requests,
+    /// however many rings it has, so that no guest starves another.
+    pub fn serve(&mut self, budget: u32, now: Duration) -> Turn {
+        self.round = self.round.saturating_add(1);
+        let round = self.round(budget, now);
         if let Some(ring) = self.alone() {
-            return self.serve_alone(ring, look, budget, now);
+            return self.serve_alone(ring, &round);
         }
         let mut turn = Turn::default();
-        if look == Look::Due {
-            let mut due = core::mem::take(&mut self.due);
-            due.retain(|id| self.serve_one(*id, look, budget, now, &mut turn));
-            self.due = due;
-            return turn;
-        }
-        self.due.clear();
-        for (id, device) in &mut self.devices {
-            let served = device.serve(look, budget, now, None, &mut self.doorbells);
-            turn.serve(*id, device, served, &mut self.dirty);
-            if device.listed {
-                self.due.push(*id);
-            }
-        }
+        let mut due = core::mem::take(&mut self.due);
+        due.retain(|id| self.serve_one(*id, &round, &mut turn));
+        self.due = due;
         turn
     }
 
     /// Whether the device has more to do.
-    fn serve_one(
-        &mut self,
-        id: DeviceId,
-        look: Look,
-        budget: u32,
-        now: Duration,
-        turn: &mut Turn,
-    ) -> bool {
+    fn serve_one(&mut self, id: DeviceId, round: &Round, turn: &mut Turn) -> bool {
         let Some(device) = self.devices.get_mut(&id) else {
             return false;
         };
-        let served = device.serve(look, budget, now, None, &mut self.doorbells);
+        let served = device.serve(round, None, &mut self.doorbells);
         turn.serve(id, device, served, &mut self.dirty);
         device.listed
     }

@@ -14,6 +14,7 @@
 //! | `fault.errno` | number | the error, 5 (`EIO`) |
 //! | `fault.crash` | `on`, `off` | ends the process instead, to try what restarts promise |
 //! | `trace` | `on`, `off` | tells of every request |
+//! | `wait` | `block`, `spin`, `spin:200us`, `poll` | how the disk's rings are waited for, if not as those of the process are |
 //!
 //! Bytes may end in `K`, `M`, `G` or `T` (powers of 1024), a time in `us`, `ms` or `s`.
 
@@ -34,6 +35,7 @@ use super::fault::{Fault, Faults, Ops};
 use super::throttle::{Limit, Limits, Rate, Throttle};
 use super::trace::Trace;
 use super::{DiskIo, ReadOnly};
+use crate::service::Waiting;
 
 /// Why a word of a configuration makes no sense.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -80,6 +82,7 @@ struct Plan {
     seed: u64,
     crash: bool,
     trace: bool,
+    waiting: Option<Waiting>,
 }
 
 impl Layers {
@@ -88,7 +91,7 @@ impl Layers {
         ["throttle.", "delay.", "fault."]
             .iter()
             .any(|prefix| key.starts_with(prefix))
-            || matches!(key, "delay" | "trace")
+            || matches!(key, "delay" | "trace" | "wait")
     }
 
     /// Adds a word. A key that is there already is replaced.
@@ -127,6 +130,11 @@ impl Layers {
             }
         }
         Ok(plan)
+    }
+
+    /// How the disk is waited for, if that was said.
+    pub fn waiting(&self) -> Option<Waiting> {
+        self.plan().ok()?.waiting
     }
 
     /// Checks what only all words together can show.
@@ -258,6 +266,10 @@ impl Plan {
                 }
             }
             "trace" => self.trace = switch()?,
+            "wait" => {
+                let expected = "block, poll, spin, or spin and a time, as in spin:200us";
+                self.waiting = Some(value.parse().map_err(|_| bad(expected))?);
+            }
             _ => self.limit(key, value)?,
         }
         Ok(())
@@ -305,7 +317,8 @@ fn bytes(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(unit)
 }
 
-fn time(text: &str) -> Option<Duration> {
+/// A number with `us`, `ms` or `s` after it.
+pub(crate) fn time(text: &str) -> Option<Duration> {
     let units = [("us", 1), ("ms", 1000), ("s", 1_000_000u64)];
     let (digits, unit) = units
         .into_iter()
@@ -405,6 +418,14 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_may_be_waited_for_in_another_way() {
+        let layers = |text: &str| text.parse::<Layers>().expect(text);
+        assert_eq!(layers("delay=5ms").waiting(), None);
+        assert_eq!(layers("delay=5ms,wait=poll").waiting(), Some(Waiting::Poll));
+        assert_eq!(layers("wait=spin").waiting(), Some(Waiting::SPIN));
+    }
+
+    #[test]
     fn every_refusal_names_key_and_value() {
         for (text, says) in [
             (
@@ -431,6 +452,10 @@ mod tests {
             ),
             ("fault.crash=yes", "fault.crash 'yes': expected on or off"),
             ("trace", "trace '': expected on or off"),
+            (
+                "wait=spin:50",
+                "wait 'spin:50': expected block, poll, spin, or spin and a time, as in spin:200us",
+            ),
         ] {
             let error = text.parse::<Layers>().expect_err(text);
             assert_eq!(error.to_string(), says);

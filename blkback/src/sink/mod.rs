@@ -32,6 +32,8 @@ mod timer;
 #[cfg(feature = "std")]
 mod trace;
 #[cfg(feature = "std")]
+mod tray;
+#[cfg(feature = "std")]
 mod uring;
 #[cfg(feature = "std")]
 mod worker;
@@ -44,6 +46,8 @@ pub use disk::{Disk, Rejected};
 pub use fault::{Fault, Faults, Ops};
 #[cfg(feature = "std")]
 pub use file::File;
+#[cfg(feature = "std")]
+pub(crate) use layers::time;
 #[cfg(feature = "std")]
 pub use layers::{LayerError, Layers};
 pub use memory::Memory;
@@ -62,6 +66,8 @@ pub use throttle::{Limit, Limits, Rate, Throttle};
 pub(crate) use timer::wake_fd;
 #[cfg(feature = "std")]
 pub use trace::{TARGET, Trace};
+#[cfg(feature = "std")]
+pub use tray::Tray;
 #[cfg(feature = "std")]
 pub use uring::{Uring, UringFile};
 

@@ -63,7 +63,7 @@ pub fn run(options: &BackendOptions, probe: Option<&ProbeTargets>) -> Result<()>
     let disks = Files::new(FromSupervisor(link.clone()), uring);
     let options = Options {
         toolstack,
-        waiting: backend::waiting(options),
+        waiting: options.wait,
         statistics: link.statistics().ok(),
         ..Options::default()
     };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ringfence_blkback::error::IoError;
 use ringfence_blkback::journal::Record;
-use ringfence_blkback::service::{DiskError, Disks, Kept};
+use ringfence_blkback::service::{DiskError, Disks, Kept, OpenDisk, Waiting};
 use ringfence_blkback::sink::{Discard, DiskIo, Done, Geometry, Io, IoOp};
 use ringfence_blkback::stats::Stats;
 use ringfence_core::ids::SectorCount;
@@ -31,6 +31,8 @@ pub struct Shared {
     pub discard: Option<Discard>,
     /// Its size.
     pub sectors: u64,
+    /// How its rings are waited for, from when it is opened.
+    pub waiting: Option<Waiting>,
     /// How often the disk was opened.
     pub opened: u32,
     held: VecDeque<Io>,
@@ -49,6 +51,7 @@ impl Shared {
                 ..Discard::new(512)
             }),
             sectors: SECTORS,
+            waiting: None,
             opened: 0,
             held: VecDeque::with_capacity(64),
             done: VecDeque::with_capacity(64),
@@ -160,6 +163,12 @@ impl RecordingDisks {
         Rc::clone(disk.or_insert_with(|| Rc::new(RefCell::new(Shared::new()))))
     }
 
+    /// Another disk for this backend directory, from when it is opened next.
+    pub fn replace(&self, backend_dir: &str) -> Rc<RefCell<Shared>> {
+        self.disks.borrow_mut().remove(backend_dir);
+        self.of(backend_dir)
+    }
+
     /// From now on there is a journal for every device.
     pub fn keep_journals(&self) {
         *self.journals.borrow_mut() = Some(BTreeMap::new());
@@ -193,18 +202,17 @@ impl RecordingDisks {
 }
 
 impl Disks for RecordingDisks {
-    fn open(
-        &mut self,
-        backend_dir: &str,
-        _: bool,
-        _: &Arc<Stats>,
-    ) -> Result<Box<dyn DiskIo>, DiskError> {
+    fn open(&mut self, backend_dir: &str, _: bool, _: &Arc<Stats>) -> Result<OpenDisk, DiskError> {
         if let Some(reason) = *self.refuse.borrow() {
             return Err(reason.into());
         }
         let disk = self.of(backend_dir);
         disk.borrow_mut().opened += 1;
-        Ok(Box::new(Recording(disk)))
+        let waiting = disk.borrow().waiting;
+        Ok(OpenDisk {
+            io: Box::new(Recording(disk)),
+            waiting,
+        })
     }
 
     fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {

@@ -10,7 +10,7 @@ pub use rings::{OtherRing, Pages};
 
 use std::time::Duration;
 
-use ringfence_blkback::service::{Look, Polled, Service, Toolstack};
+use ringfence_blkback::service::{Polled, Service, Toolstack};
 use ringfence_core::DomId;
 use ringfence_core::store::{Perm, Store, StoreExt, Tx, domain_path, join};
 use ringfence_core::xenbus::{Class, paths};
@@ -96,7 +96,7 @@ impl Rig {
         for _ in 0..2000 {
             let more = self.service.control().expect("the store lives");
             let rung = self.service.poll(BUDGET, self.now);
-            let served = self.service.serve(Look::Due, BUDGET, self.now);
+            let served = self.service.serve(BUDGET, self.now);
             let busy = [rung, served]
                 .iter()
                 .any(|turn| turn.again | turn.control | turn.worked);

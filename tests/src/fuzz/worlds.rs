@@ -1,6 +1,5 @@
 //! Whole worlds: our frontend, our backend with its journal, a disk and doorbells, and what happens to them when.
 
-use ringfence_blkback::service::Look;
 use ringfence_blkfront::{Frontend, Op, Tag};
 use ringfence_core::PAGE;
 use ringfence_core::ids::{DomId, Sector, SectorCount};
@@ -218,7 +217,7 @@ impl Scene {
             }),
             160..176 => self.back(|rig| {
                 let _ = rig.service.control();
-                rig.service.serve(Look::Due, BUDGET, rig.now);
+                rig.service.serve(BUDGET, rig.now);
             }),
             176..208 => {
                 let steps = u64::from(byte - 176) * 3;

@@ -5,8 +5,8 @@ use crate::load::{DISK, Waiting};
 use anyhow::Result;
 use ringfence_blkback::Stats;
 use ringfence_blkback::journal::{self, Record};
-use ringfence_blkback::service::{self, DiskError, Disks, Kept, Options};
-use ringfence_blkback::sink::{DiskIo, Null, Uring};
+use ringfence_blkback::service::{self, DiskError, Disks, Kept, OpenDisk, Options};
+use ringfence_blkback::sink::{Null, Uring};
 use ringfence_core::SectorCount;
 use ringfence_hosted::{Hosted, HostedStore, RestrictedRing};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -30,16 +30,15 @@ impl Disks for Opened {
         backend_dir: &str,
         read_only: bool,
         stats: &Arc<Stats>,
-    ) -> Result<Box<dyn DiskIo>, DiskError> {
+    ) -> Result<OpenDisk, DiskError> {
         // Also where nothing is stored: the journal is for an image that is open.
         let image = self.platform.open_image(backend_dir)?;
         match &self.uring {
-            None => Ok(Box::new(Null::new(SectorCount::new(DISK / 512)))),
-            Some(uring) => Ok(Box::new(uring.disk(
-                image.file.into(),
-                read_only,
-                Arc::clone(stats),
-            )?)),
+            None => Ok(Box::new(Null::new(SectorCount::new(DISK / 512))).into()),
+            Some(uring) => {
+                let disk = uring.disk(image.file.into(), read_only, Arc::clone(stats))?;
+                Ok(Box::new(disk).into())
+            }
         }
     }
 

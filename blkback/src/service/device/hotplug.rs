@@ -8,7 +8,9 @@ use ringfence_core::xenbus::{BackWish, paths};
 use super::super::disks::Disks;
 use super::super::toolstack::{Hotplug, ImageError, is_lost, text};
 use super::Device;
-use crate::sink::Disk;
+use super::medium::Drive;
+use super::waits::Waits;
+use crate::sink::{Disk, Tray};
 
 /// The longest `hotplug-error`, in bytes: paths are in it, and a node and its name fit one message.
 const WORDS: usize = 1024;
@@ -154,9 +156,20 @@ impl<P: Platform> Device<'_, P> {
             Err(FieldError::Store { error, .. }) => return Err(error),
             Err(error) => return Ok(Err(error.to_string())),
         };
+        let named = match self.cdrom {
+            true => self.named(store)?,
+            false => (None, None),
+        };
         Ok(match disks.open(&self.dir, read_only, &self.stats) {
-            Ok(io) => {
-                let mut disk = Disk::with_stats(io, self.stats.clone());
+            Ok(mut opened) => {
+                self.drive = None;
+                if self.cdrom {
+                    let (tray, io) = Tray::new(opened.io);
+                    opened.io = io;
+                    self.drive = Some(Drive::new(tray, named.0, named.1));
+                }
+                self.waits = Waits::new(opened.waiting.unwrap_or(self.waiting));
+                let mut disk = Disk::with_stats(opened.io, self.stats.clone());
                 if read_only {
                     disk = disk.read_only();
                 }

@@ -41,13 +41,17 @@ impl<P: Platform> Device<'_, P> {
         let Some(kept) = &self.kept else {
             return Ok(Begin::Fresh);
         };
-        let header = self.header(kept, frontend);
+        let mut header = self.header(kept, frontend);
         let record = &kept.record;
         if !resume || journal::is_empty(record) {
             header.prepare(record);
             return Ok(if resume { Begin::Unknown } else { Begin::Fresh });
         }
         let found = Header::read(record).map_err(|error| error.to_string())?;
+        if self.cdrom {
+            // Nothing was written to the medium that may have been another, so all can be done again on this one.
+            header.image = found.image;
+        }
         same(&found, &header).map_err(|field| JournalError::Stranger { field }.to_string())?;
         let attempts = journal::begin_recovery(record);
         if attempts >= ATTEMPTS {

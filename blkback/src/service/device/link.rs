@@ -87,6 +87,7 @@ impl<'p, P: Platform> Device<'p, P> {
         });
         match connected {
             Ok(()) => {
+                self.waits.begin();
                 self.counts(begin);
                 if resume {
                     let told = store.read_opt::<u64>(Tx::NONE, &self.dir, "sectors");

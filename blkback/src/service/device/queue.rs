@@ -8,7 +8,9 @@ use ringfence_ring::Armed;
 use super::super::doorbells::Doorbells;
 use super::super::id::RingId;
 use super::super::storm::Storm;
-use super::{Look, Served};
+use super::Served;
+use super::share::{Round, Share};
+use super::waits::Look;
 use crate::engine::Engine;
 use crate::error::{EngineError, Refusal};
 use crate::journal::{self, Record};
@@ -66,10 +68,10 @@ impl<'p, P: Platform> Queue<'p, P> {
     pub(super) fn wants(
         &mut self,
         look: Look,
-        now: Duration,
+        round: &Round,
         doorbells: &mut impl Doorbells<P::Channel>,
     ) -> bool {
-        let unmasked = self.unmask(now, doorbells);
+        let unmasked = self.unmask(round.now, doorbells);
         unmasked || !self.engine.is_idle() || self.due || look != Look::Due
     }
 
@@ -84,21 +86,22 @@ impl<'p, P: Platform> Queue<'p, P> {
         true
     }
 
-    /// Serves the ring once, within the budget. `event`: because the doorbell was rung. `arm`: ask to be rung again.
+    /// Serves the ring once, within what the device has left. `event`: because the doorbell was rung. `arm`: ask to be rung again.
     pub(super) fn serve(
         &mut self,
         event: bool,
         arm: bool,
-        budget: u32,
-        now: Duration,
+        round: &Round,
+        share: &mut Share,
         doorbells: &mut impl Doorbells<P::Channel>,
         stats: &Stats,
     ) -> Looked {
         let was_idle = self.engine.is_idle();
         let mut looked = Looked::default();
         let served = &mut looked.served;
-        match self.engine.step(budget) {
+        match self.engine.step(share.left(round)) {
             Ok(progress) => {
+                share.spend(&progress);
                 if progress.taken > 0 {
                     self.storm.worked();
                     served.worked = true;
@@ -117,7 +120,7 @@ impl<'p, P: Platform> Queue<'p, P> {
         }
         self.due = served.again;
         if event {
-            self.settle(now, doorbells, stats);
+            self.settle(round.now, doorbells, stats);
         }
         looked
     }
