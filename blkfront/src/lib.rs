@@ -10,6 +10,9 @@
 //! elsewhere, what was not answered is put on the next ring ([`set_replay`](Queue::set_replay)). A [`ManyFrontend`] has several
 //! queues, each for an owner of its own.
 //!
+//! Who would rather wait for each request takes [`Blocking`], behind which are the traits of `embedded-io` and
+//! `embedded-sdmmc`, as features of these names.
+//!
 //! The backend is not trusted. What it answers is compared with what we remember of the request; a lie disables the device
 //! for good, and the pages it may still write to stay out of use until it has let go of them. What it does with the data is its
 //! business: who does not trust it with that, encrypts.
@@ -23,6 +26,7 @@
     clippy::arithmetic_side_effects
 )]
 
+mod blocking;
 mod buffer;
 mod connection;
 mod error;
@@ -37,6 +41,11 @@ mod repeat;
 mod rings;
 mod sring;
 
+#[cfg(feature = "embedded-io")]
+pub use blocking::Bytes;
+#[cfg(feature = "embedded-sdmmc")]
+pub use blocking::Card;
+pub use blocking::{Blocking, BlockingError};
 pub use buffer::{Buffer, MAX_PAGES};
 pub use error::{BufferError, Error, Fault, IoError, NegotiateError, PeerFault, Reason, Rejected};
 pub use events::Serviced;
