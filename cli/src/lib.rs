@@ -9,6 +9,7 @@ pub mod guest;
 pub mod host;
 pub mod image;
 pub mod nbd;
+pub mod quota;
 pub mod signals;
 pub mod statistics;
 pub mod top;

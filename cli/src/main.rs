@@ -58,7 +58,7 @@ fn run(cli: &Cli) -> Result<u8> {
     }
     let run_dir = RunDir::resolve(cli.run_dir.as_deref())?;
     match &cli.command {
-        Command::Host => host::run(&run_dir)?,
+        Command::Host(options) => host::run(&run_dir, options)?,
         Command::DriverDomain(wanted) => return domains::driver_domain(&run_dir, wanted),
         Command::Guest(wanted) => return domains::guest(&run_dir, wanted),
         Command::BlockAttach { guest, disk } => {

@@ -43,6 +43,40 @@ impl Limits {
         events: 1024,
     };
 
+    /// The names that [`set`](Self::set) knows: Xen's own daemon's.
+    pub const NAMES: [&str; 8] = [
+        "nodes",
+        "watches",
+        "transactions",
+        "outstanding",
+        "transaction-nodes",
+        "memory",
+        "node-size",
+        "permissions",
+    ];
+
+    /// Sets one quota; `memory` in bytes, of which four fifths are the limit from which on a domain is reported. `false` if none
+    /// is called so.
+    #[must_use]
+    pub fn set(&mut self, name: &str, value: u64) -> bool {
+        let size = usize::try_from(value).unwrap_or(usize::MAX);
+        match name {
+            "nodes" => self.nodes = value,
+            "watches" => self.watches = value,
+            "transactions" => self.transactions = value,
+            "outstanding" => self.outstanding = size,
+            "transaction-nodes" => self.transaction_nodes = size,
+            "memory" => {
+                self.memory_hard = value;
+                self.memory_soft = value.saturating_sub(value.div_ceil(5));
+            }
+            "node-size" => self.node_size = size,
+            "permissions" => self.perms = size,
+            _ => return false,
+        }
+        true
+    }
+
     /// Dom0's: only what keeps a tool that stopped reading from filling the memory.
     pub(crate) const DOM0: Self = Self {
         nodes: u64::MAX,
@@ -92,5 +126,25 @@ impl Owned {
             nodes: self.nodes.saturating_sub(other.nodes),
             bytes: self.bytes.saturating_sub(other.bytes),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_sets_another_quota() {
+        for name in Limits::NAMES {
+            let mut limits = Limits::DEFAULT;
+            assert!(limits.set(name, 7777), "{name}");
+            assert_ne!(limits, Limits::DEFAULT, "{name}");
+            for other in Limits::NAMES.into_iter().filter(|other| *other != name) {
+                let mut both = limits;
+                assert!(both.set(other, 7777), "{other}");
+                assert_ne!(both, limits, "{name} and {other} are one");
+            }
+        }
+        assert!(!Limits::DEFAULT.clone().set("events", 1));
     }
 }

@@ -98,6 +98,11 @@ impl Store {
         store
     }
 
+    /// From now on these are the quotas of every domain but dom0. What a domain has it keeps.
+    pub const fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Opens a connection on behalf of `domid`.
     pub fn connect(&mut self, domid: DomId) -> ConnId {
         let id = ConnId(self.next_conn);

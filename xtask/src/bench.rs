@@ -26,7 +26,7 @@ enum What {
     Block,
     /// Reads and writes of 4 KiB on a file past the page cache, against io_uring on the file itself
     File,
-    /// One busy disk among up to 30 in one driver domain, and what an idle one takes
+    /// One busy disk among up to 1,000 in one driver domain, and what an idle one takes
     Disks,
     /// How long a guest waits when the driver domain's process is killed
     Kills,

@@ -24,7 +24,7 @@ use crate::top;
 /// In words for the user.
 pub fn run(cli: &Cli) -> Result<u8> {
     let name = match &cli.command {
-        Command::Host => "host",
+        Command::Host(_) => "host",
         Command::DriverDomain(wanted) => {
             return driver_domain::run(cli.run_dir.as_deref(), wanted);
         }

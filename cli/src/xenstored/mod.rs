@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::quota::{self, Quota};
 use crate::signals::Stop;
 use detach::PidFile;
 use server::Server;
@@ -42,6 +43,9 @@ pub struct Options {
     /// Go to the background; returns when the store serves
     #[arg(long)]
     pub daemonize: bool,
+    /// What a domain may use, instead of Xen's defaults, e.g. watches=2000; may be given several times
+    #[arg(short = 'Q', long, value_name = "WHAT=NUMBER")]
+    pub quota: Vec<Quota>,
     /// Log what happens to domains
     #[arg(short = 'V', long)]
     pub verbose: bool,
@@ -71,6 +75,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let stop = Stop::install().context("cannot catch signals")?;
     let mut server = Server::new(XenHost::open()?, daemon::CLIENTS);
+    server.set_quotas(quota::limits(&options.quota));
     server
         .start()
         .context("cannot serve dom0's kernel: is this dom0, with xenfs on /proc/xen?")?;

@@ -9,7 +9,7 @@ use ringfence_core::mem::SharedMem as _;
 use ringfence_core::store::{Connection, Store as _, StoreError, Tx};
 use ringfence_core::wire::xs_wire::{DomainInterface, Errno};
 use ringfence_core::{DomId, EvtchnPort};
-use ringfence_xenstored::{ConnId, Effect, MemoryTransport, Store};
+use ringfence_xenstored::{ConnId, Effect, Limits, MemoryTransport, Store};
 
 use super::clients::Clients;
 use super::host::{Health, Host};
@@ -38,6 +38,11 @@ impl<H: Host> Server<H> {
             clients: Clients::new(first),
             began: Instant::now(),
         }
+    }
+
+    /// What each domain but dom0 may use.
+    pub const fn set_quotas(&mut self, quotas: Limits) {
+        self.store.set_limits(quotas);
     }
 
     /// Makes the nodes that a store begins with, and serves dom0's kernel.

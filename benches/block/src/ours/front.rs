@@ -10,6 +10,7 @@ use ringfence_core::store::Store as _;
 use ringfence_hosted::admin::Client;
 use ringfence_hosted::{Hosted, HostedStore, RunDir};
 use rustix::event::{PollFd, PollFlags, poll};
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -31,9 +32,15 @@ pub struct FrontOptions {
     /// Instead of reading
     #[arg(long)]
     pub write: bool,
-    /// So many are connected; the first is busy
+    /// So many are connected
     #[arg(long, default_value_t = 1)]
     pub disks: u16,
+    /// Connect them, say so, and do nothing until told to end
+    #[arg(long)]
+    pub idle: bool,
+    /// The number of the first
+    #[arg(long, default_value_t = 0)]
+    pub first: u16,
     /// Kill the driver domain's process so often instead of counting
     #[arg(long, default_value_t = 0)]
     pub kills: u32,
@@ -55,6 +62,8 @@ impl FrontOptions {
             millis: u64::try_from(load.time.as_millis()).unwrap_or(u64::MAX),
             write: false,
             disks: 1,
+            idle: false,
+            first: 0,
             kills: 0,
             back: 0,
             run_dir: None,
@@ -70,10 +79,12 @@ impl FrontOptions {
             format!("--depth={}", self.depth),
             format!("--millis={}", self.millis),
             format!("--disks={}", self.disks),
+            format!("--first={}", self.first),
             format!("--kills={}", self.kills),
             format!("--back={}", self.back),
         ];
         words.extend(self.write.then(|| "--write".to_owned()));
+        words.extend(self.idle.then(|| "--idle".to_owned()));
         words
     }
 
@@ -110,11 +121,10 @@ pub(super) fn run(
     options: &FrontOptions,
 ) -> Result<String> {
     let load = options.load();
-    let front = connect(platform, &mut store, 0)?;
-    // They stay connected for as long as the load runs.
-    let idle: Vec<Front> = (1..options.disks)
-        .map(|number| connect(platform, &mut store, number))
-        .collect::<Result<_>>()?;
+    if options.idle {
+        return idle(platform, &mut store, options);
+    }
+    let front = connect(platform, &mut store, options.first)?;
     let mut guest = Guest {
         front,
         places: Places::new(),
@@ -134,8 +144,18 @@ pub(super) fn run(
     } else {
         serde_json::to_string(&count(&mut guest, &load, options.back)?)?
     };
-    drop(idle);
     Ok(said)
+}
+
+/// Connects, says so in one line, and stays connected until its standard input ends.
+fn idle(platform: &Hosted, store: &mut HostedStore, options: &FrontOptions) -> Result<String> {
+    let last = options.first + options.disks;
+    let connected: Vec<Front> = (options.first..last)
+        .map(|number| connect(platform, store, number))
+        .collect::<Result<_>>()?;
+    println!("{}", connected.len());
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(String::new())
 }
 
 /// Runs the load and counts.

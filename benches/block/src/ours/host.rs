@@ -2,12 +2,12 @@
 
 use super::front::FrontOptions;
 use super::{BackOptions, Disk};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use ringfence_hosted::admin::{Client, DomainKind, NewDisk, NewDomain, RestartPolicy};
-use ringfence_hosted::broker::Broker;
+use ringfence_hosted::broker::{Broker, Quotas};
 use ringfence_hosted::{Cache, ImageSpec, RunDir};
 use serde::de::DeserializeOwned;
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,14 @@ pub struct Domain {
 }
 
 impl Domain {
+    /// Its next line.
+    pub fn line(&self) -> Result<String> {
+        let mut line = String::new();
+        BufReader::new(&self.output).read_line(&mut line)?;
+        ensure!(line.ends_with('\n'), "it ended without a word");
+        Ok(line)
+    }
+
     /// What it says when it ends by itself.
     pub fn say<T: DeserializeOwned>(mut self) -> Result<T> {
         let mut text = String::new();
@@ -49,6 +57,12 @@ impl Host {
         std::fs::create_dir_all(&dir)?;
         let run = RunDir::resolve(Some(&dir.join("run")))?;
         let mut broker = Broker::with_program(run.clone(), std::env::current_exe()?)?;
+        let mut quotas = Quotas::DEFAULT;
+        // By Xen's a driver domain has room for fifty disks.
+        for (name, value) in [("nodes", 100_000), ("watches", 4000), ("memory", 64 << 20)] {
+            ensure!(quotas.set(name, value), "no quota {name}");
+        }
+        broker.set_quotas(quotas);
         let broker = Some(std::thread::spawn(move || broker.run()));
         let client = Client::connect(&run)?;
         Ok(Self {
@@ -95,11 +109,11 @@ impl Host {
         self.domain("back", DomainKind::DriverDomain, &argv, restart)
     }
 
-    /// The guest.
-    pub fn front(&self, options: &FrontOptions) -> Result<Domain> {
+    /// A guest.
+    pub fn front(&self, name: &str, options: &FrontOptions) -> Result<Domain> {
         let mut argv = options.arguments();
         argv.push(format!("--run-dir={}", self.dir.join("run").display()));
-        self.domain("front", DomainKind::Guest, &argv, RestartPolicy::Never)
+        self.domain(name, DomainKind::Guest, &argv, RestartPolicy::Never)
     }
 
     /// The process of a domain.
@@ -118,13 +132,13 @@ impl Host {
         Ok(path.canonicalize()?)
     }
 
-    /// Gives the guest a disk.
-    pub fn attach(&self, image: &Path, read_only: bool, vdev: u32) -> Result<()> {
+    /// Gives a guest a disk.
+    pub fn attach(&self, guest: &str, image: &Path, read_only: bool, vdev: u32) -> Result<()> {
         let cache = Cache::Direct;
         // Many may have the same one.
         let shared = !read_only;
         self.client.attach_disk(NewDisk {
-            guest: "front".into(),
+            guest: guest.into(),
             backend: "back".into(),
             image: ImageSpec {
                 cache,

@@ -8,11 +8,14 @@ use crate::load::{DISK, Load, Placement, Side, Waiting};
 use crate::meter::Outcome;
 use anyhow::{Context as _, Result};
 use front::FrontOptions;
-use host::Host;
+use host::{Domain, Host};
 use ringfence_hosted::Hosted;
 use ringfence_hosted::admin::RestartPolicy;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+
+/// The guest that is busy.
+const FRONT: &str = "front";
 
 /// `xvda`.
 pub const VDEV: u32 = 202 << 8;
@@ -139,24 +142,44 @@ pub fn measure_file(file: &Path, load: &Load, write: bool) -> Result<Outcome> {
     run(&host, file, back, &front)
 }
 
-/// Measures one disk among so many that are connected and idle.
+/// Idle disks of one guest.
+const PER_GUEST: u16 = 30;
+
+/// Measures one disk among so many that are connected and idle, and of other guests.
 ///
 /// # Errors
 /// A process ends early.
 pub fn measure_among(disks: u16, load: &Load) -> Result<Outcome> {
     let host = Host::start()?;
     let image = host.image(DISK)?;
-    let back = BackOptions {
+    let options = BackOptions {
         waiting: load.waiting,
         placement: load.placement,
         disk: Disk::Null,
         unjournaled: false,
     };
-    let front = FrontOptions {
-        disks,
-        ..FrontOptions::new(load)
-    };
-    run(&host, &image, back, &front)
+    let back = host.back(options, RestartPolicy::Never)?;
+    let mut guests = Vec::new();
+    let mut first = 1;
+    while first < disks {
+        let front = FrontOptions {
+            idle: true,
+            first,
+            disks: (disks - first).min(PER_GUEST),
+            ..FrontOptions::new(load)
+        };
+        let name = format!("idle-{first}");
+        let guest = host.front(&name, &front)?;
+        for number in first..first + front.disks {
+            host.attach(&name, &image, true, vdev(number))?;
+        }
+        guest.line().with_context(|| name.clone())?;
+        guests.push(guest);
+        first += front.disks;
+    }
+    let outcome = measured(&host, &image, back, &FrontOptions::new(load));
+    drop(guests);
+    outcome
 }
 
 /// Kills the driver domain's process so often, with so many reads in flight: how long none was answered, in ms.
@@ -177,8 +200,8 @@ pub fn measure_kills(kills: u32, load: &Load) -> Result<Vec<f64>> {
         kills,
         ..FrontOptions::new(load)
     };
-    let guest = host.front(&front)?;
-    host.attach(&image, true, VDEV)?;
+    let guest = host.front(FRONT, &front)?;
+    host.attach(FRONT, &image, true, VDEV)?;
     let stalls = guest.say().context("the guest")?;
     drop(back);
     Ok(stalls)
@@ -187,14 +210,17 @@ pub fn measure_kills(kills: u32, load: &Load) -> Result<Vec<f64>> {
 /// Starts both halves on this image and waits for what they say.
 fn run(host: &Host, image: &Path, options: BackOptions, front: &FrontOptions) -> Result<Outcome> {
     let back = host.back(options, RestartPolicy::Never)?;
+    measured(host, image, back, front)
+}
+
+/// Starts the guest and waits for what it and the driver domain say.
+fn measured(host: &Host, image: &Path, back: Domain, front: &FrontOptions) -> Result<Outcome> {
     let front = FrontOptions {
         back: host.pid("back")?,
         ..front.clone()
     };
-    let guest = host.front(&front)?;
-    for number in 0..front.disks {
-        host.attach(image, !front.write, vdev(number))?;
-    }
+    let guest = host.front(FRONT, &front)?;
+    host.attach(FRONT, image, !front.write, VDEV)?;
     let mut outcome: Outcome = guest.say().context("the guest")?;
     let served: Served = back.stop().context("the driver domain")?;
     let per = |count: u64| count as f64 / served.requests.max(1) as f64;

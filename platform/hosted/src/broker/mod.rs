@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use ringfence_core::DomId;
 use ringfence_process::images::Images;
+pub use ringfence_xenstored::Limits as Quotas;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -185,6 +186,11 @@ impl Broker {
             admins: BTreeMap::new(),
             next_admin: 0,
         })
+    }
+
+    /// What each domain may use of the store, instead of Xen's defaults.
+    pub const fn set_quotas(&mut self, quotas: Quotas) {
+        self.store.set_limits(quotas);
     }
 
     /// Where the sockets are.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ringfence_core::DomId;
 use ringfence_core::store::Connection;
-use ringfence_xenstored::{ConnId, MemoryTransport, Store};
+use ringfence_xenstored::{ConnId, Limits, MemoryTransport, Store};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
@@ -53,6 +53,10 @@ impl StoreServer {
     /// A client for one piece of the broker's work.
     pub(super) fn client(&mut self) -> OwnClient<'_> {
         Connection::new(MemoryTransport::new(&mut self.store, self.own))
+    }
+
+    pub(super) const fn set_limits(&mut self, limits: Limits) {
+        self.store.set_limits(limits);
     }
 
     pub(super) fn introduce(&mut self, domid: DomId) {
