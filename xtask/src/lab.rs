@@ -53,7 +53,7 @@ pub(crate) struct Options {
     /// Multiply every limit, on a slow or busy machine
     #[arg(long, value_name = "TIMES", default_value_t = 1)]
     patience: u32,
-    /// Write docs/STATUS.md from the results of this and earlier runs of the same commit
+    /// Write docs/STATUS.md from the results of this and earlier runs
     #[arg(long)]
     status: bool,
     /// Take `ringfence` and `lab-peer`, statically linked, from this folder

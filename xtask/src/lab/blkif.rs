@@ -21,7 +21,10 @@ enum Cell {
 pub(super) fn table(results: &Results, root: &Path) -> Result<String> {
     let list = read(root)?;
     let rows = rows(&list, root)?;
-    let outcomes: BTreeMap<&str, &str> = results.outcomes().collect();
+    let outcomes = results
+        .outcomes()
+        .map(|(name, outcome)| (name, (outcome, results.name(name))))
+        .collect();
     let mut page = String::from(
         "\n## The block protocol (xen/io/blkif.h)\n\n\
          Files are those of tests/tests, tried by `cargo xtask test`; what follows *Xen:* are scenarios of the lab.\n\n\
@@ -110,7 +113,10 @@ fn cell(
     Ok(Cell::Tried(files, scenarios))
 }
 
-fn text(cell: &Cell, outcomes: &BTreeMap<&str, &str>) -> String {
+/// By scenario: the outcome, and how the page names it.
+type Outcomes<'a> = BTreeMap<&'a str, (&'a str, String)>;
+
+fn text(cell: &Cell, outcomes: &Outcomes<'_>) -> String {
     let (files, scenarios) = match cell {
         Cell::None => return "–".to_owned(),
         Cell::NotYet => return "not yet".to_owned(),
@@ -118,13 +124,13 @@ fn text(cell: &Cell, outcomes: &BTreeMap<&str, &str>) -> String {
     };
     let mut text: Vec<String> = files.iter().map(|file| format!("`{file}`")).collect();
     for (n, name) in scenarios.iter().enumerate() {
-        let outcome = match outcomes.get(name.as_str()) {
-            Some(&"passed") => "",
-            Some(&"failed") => " **failed**",
-            _ => " (not run)",
+        let shown = match outcomes.get(name.as_str()) {
+            Some(("passed", shown)) => shown.clone(),
+            Some(("failed", shown)) => format!("{shown} **failed**"),
+            _ => format!("`{name}` (not run)"),
         };
         let xen = if n == 0 { "Xen: " } else { "" };
-        text.push(format!("{xen}`{name}`{outcome}"));
+        text.push(format!("{xen}{shown}"));
     }
     text.join(", ")
 }
@@ -148,12 +154,15 @@ mod tests {
     fn what_is_named_must_be_there() {
         let tests = |file: &str| (file == "a").then(|| "fn f() {}".to_owned());
         let rows = parse(LIST, &tests, &|_| true).expect("all there");
-        let outcomes = BTreeMap::from([("x", "passed"), ("y", "failed")]);
+        let outcomes = BTreeMap::from([
+            ("x", ("passed", "`x`".to_owned())),
+            ("y", ("failed", "`y` at c1".to_owned())),
+        ]);
         let shown: Vec<_> = rows
             .iter()
             .map(|(part, cells)| (*part, cells.each_ref().map(|cell| text(cell, &outcomes))))
             .collect();
-        let flush = "`a`, Xen: `x`, `y` **failed**, `z` (not run)".to_owned();
+        let flush = "`a`, Xen: `x`, `y` at c1 **failed**, `z` (not run)".to_owned();
         let [no, not_yet] = ["–", "not yet"].map(str::to_owned);
         assert_eq!(
             shown,

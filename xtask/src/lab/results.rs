@@ -10,39 +10,77 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// The entries of runs of the same commit; those of others go when something is added.
+/// What of a commit has nothing to do with what the lab runs: changes there leave results as they are.
+const APART: &[&str] = &[".ci", "benches", "docs", "fuzz"];
+
+/// What the results are of: everything in a commit that the lab runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Source {
+    /// The short name of the commit.
+    commit: String,
+    /// The same for all commits that differ only in what is [`APART`].
+    tree: String,
+}
+
+impl Source {
+    fn of_head() -> Result<Self> {
+        let git = |args: &[&str]| output_of(Command::new("git").current_dir(root()).args(args));
+        Ok(Self {
+            commit: git(&["rev-parse", "--short", "HEAD"])?.trim().to_owned(),
+            tree: tree(&git(&["ls-tree", "HEAD"])?),
+        })
+    }
+}
+
+/// The ids of what counts, of lines `MODE TYPE ID<TAB>NAME`.
+fn tree(listing: &str) -> String {
+    let counts = |name: &str| !APART.contains(&name) && !name.ends_with(".md");
+    let ids = listing
+        .lines()
+        .filter_map(|line| line.split_once('\t'))
+        .filter(|(_, name)| counts(name))
+        .filter_map(|(entry, _)| entry.get(..)?.rsplit(' ').next()?.get(..12));
+    ids.collect::<Vec<_>>().join(" ")
+}
+
+/// The newest entry of each scenario, of whatever commit it is.
 pub(crate) struct Results {
     path: PathBuf,
-    commit: String,
+    source: Source,
     scenarios: Map<String, Value>,
 }
 
 impl Results {
     /// Reads what is there.
     pub(crate) fn open(work: &Path) -> Result<Self> {
-        let commit = output_of(
-            Command::new("git")
-                .current_dir(root())
-                .args(["rev-parse", "HEAD"]),
-        )?;
+        let source = Source::of_head()?;
         let path = work.join("results.json");
         let old = fs::read(&path)
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
-        Ok(Self::of(path, commit.trim(), &old))
+        Ok(Self::of(path, source, &old))
     }
 
-    /// What of `old` is of this commit.
-    fn of(path: PathBuf, commit: &str, old: &Value) -> Self {
-        let scenarios = match old["scenarios"].as_object() {
-            Some(scenarios) if old["commit"] == *commit => scenarios.clone(),
-            _ => Map::new(),
-        };
+    fn of(path: PathBuf, source: Source, old: &Value) -> Self {
+        let mut scenarios = old["scenarios"].as_object().cloned().unwrap_or_default();
+        // An entry that does not say what ran says nothing.
+        scenarios.retain(|_, entry| entry["tree"].is_string() && entry["commit"].is_string());
         Self {
             path,
-            commit: commit.to_owned(),
+            source,
             scenarios,
+        }
+    }
+
+    /// How the page names a scenario: with the commit at which it last ran, if that had something else to run.
+    pub(crate) fn name(&self, scenario: &str) -> String {
+        let entry = &self.scenarios[scenario];
+        match entry["commit"].as_str() {
+            Some(commit) if entry["tree"] != *self.source.tree => {
+                format!("`{scenario}` at {commit}")
+            }
+            _ => format!("`{scenario}`"),
         }
     }
 
@@ -65,6 +103,8 @@ impl Results {
             .map(|(k, v)| ((*k).to_owned(), json!(v)))
             .collect();
         let entry = json!({
+            "commit": self.source.commit,
+            "tree": self.source.tree,
             "outcome": outcome,
             "why": why,
             "seconds": (took.as_secs_f64() * 10.0).round() / 10.0,
@@ -73,7 +113,7 @@ impl Results {
             "figures": figures,
         });
         self.scenarios.insert(scenario.name.clone(), entry);
-        let all = json!({ "commit": self.commit, "scenarios": self.scenarios });
+        let all = json!({ "scenarios": self.scenarios });
         let text = serde_json::to_string_pretty(&all)?;
         fs::write(&self.path, text).with_context(|| format!("cannot write {}", self.path.display()))
     }
@@ -136,25 +176,49 @@ pub(crate) struct Row<'a> {
 pub(crate) mod tests {
     use super::*;
 
-    /// A passed and a failed scenario.
-    pub(crate) fn example(commit: &str) -> Results {
+    /// A passed and a failed scenario, of what `tree` says.
+    pub(crate) fn example(tree: &str) -> Results {
         let peers = json!({ "linux": "6.1", "xen": "4.17" });
-        let old = json!({ "commit": "c1", "scenarios": {
-            "disk": { "outcome": "passed", "shows": ["Linux: fsck", "Linux: trim"], "peers": peers,
-                "figures": ["bytes: 12"] },
-            "trim": { "outcome": "failed", "shows": ["Linux: trim"], "peers": peers },
+        let old = json!({ "scenarios": {
+            "disk": { "commit": "c1", "tree": "t1", "outcome": "passed", "shows": ["Linux: fsck", "Linux: trim"],
+                "peers": peers, "figures": ["bytes: 12"] },
+            "trim": { "commit": "c1", "tree": "t1", "outcome": "failed", "shows": ["Linux: trim"], "peers": peers },
+            "nobody's": { "outcome": "passed", "shows": ["Linux: flush"], "peers": peers },
         }});
-        Results::of(PathBuf::new(), commit, &old)
+        let source = Source {
+            commit: "c2".into(),
+            tree: tree.into(),
+        };
+        Results::of(PathBuf::new(), source, &old)
     }
 
     #[test]
-    fn only_the_same_commit_counts() {
-        let rows: Vec<(String, String)> = example("c1")
+    fn what_says_of_what_it_is_counts() {
+        let rows: Vec<(String, String)> = example("t1")
             .rows()
             .map(|row| (row.scenario.to_owned(), row.feature.to_owned()))
             .collect();
         let expected = [("disk", "fsck"), ("disk", "trim"), ("trim", "trim")];
         assert_eq!(rows, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
-        assert_eq!(example("c2").rows().count(), 0);
+        assert_eq!(example("t1").name("disk"), "`disk`");
+        assert_eq!(example("t2").name("disk"), "`disk` at c1");
+    }
+
+    #[test]
+    fn pages_do_not_change_what_ran() {
+        let line =
+            |id: char, name| format!("100644 blob {}\t{name}\n", String::from(id).repeat(40));
+        let listing = |readme, core| {
+            [
+                line('1', "Cargo.toml"),
+                line(readme, "README.md"),
+                line(core, "core"),
+                line(readme, "docs"),
+            ]
+            .concat()
+        };
+        assert_eq!(tree(&listing('2', '3')), "111111111111 333333333333");
+        assert_eq!(tree(&listing('2', '3')), tree(&listing('4', '3')));
+        assert_ne!(tree(&listing('2', '3')), tree(&listing('2', '5')));
     }
 }

@@ -53,7 +53,8 @@ fn page(results: &Results, list: &str) -> Result<String> {
     let mut page = String::from(
         "# What was tried against which peer\n\n\
          Written by `cargo xtask lab --status` from what the lab ran on real Xen under QEMU: see tests/lab/README.md.\n\
-         A row is tried when every scenario that is to show it has passed.\n",
+         A row is tried when every scenario that is to show it has passed. A scenario with a commit behind it last ran at that one,\n\
+         the others at what this page was written from.\n",
     );
     if let Some(peers) = results.peers() {
         let versions: Vec<String> = peers
@@ -75,7 +76,7 @@ fn page(results: &Results, list: &str) -> Result<String> {
             } else {
                 ("not yet", &cell.passed)
             };
-            let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+            let names: Vec<String> = names.iter().map(|name| results.name(name)).collect();
             let _ = writeln!(page, "| {feature} | {mark} | {} |", names.join(", "));
         }
     }
@@ -83,7 +84,7 @@ fn page(results: &Results, list: &str) -> Result<String> {
     if !figures.is_empty() {
         page += "\n## Figures\n\n| what | | scenario |\n|---|---|---|\n";
         for (what, value, name) in figures {
-            let _ = writeln!(page, "| {what} | {value} | `{name}` |");
+            let _ = writeln!(page, "| {what} | {value} | {} |", results.name(name));
         }
     }
     Ok(page)
@@ -97,7 +98,7 @@ mod tests {
     #[test]
     fn a_row_is_tried_when_nothing_that_shows_it_failed() {
         let list = "# Words.\nLinux: fsck\nLinux: resize\nQEMU: verify\n";
-        let page = page(&example("c1"), list).expect("parses");
+        let page = page(&example("t1"), list).expect("parses");
         for line in [
             "Versions: linux 6.1, xen 4.17.",
             "| fsck | tried | `disk` |",
@@ -108,6 +109,6 @@ mod tests {
         ] {
             assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
         }
-        assert!(super::page(&example("c1"), "no colon\n").is_err());
+        assert!(super::page(&example("t1"), "no colon\n").is_err());
     }
 }
