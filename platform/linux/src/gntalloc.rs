@@ -161,7 +161,53 @@ ringfence_mem::shared_by_pages!(Granted);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ioctl::model;
+    use std::cell::RefCell;
     use std::mem::offset_of;
+    use std::rc::Rc;
+
+    use rustix::fs::MemfdFlags;
+
+    #[test]
+    fn cve_2026_98900_a_page_is_asked_for_at_a_time_and_what_is_not_mapped_is_given_back() {
+        let file = rustix::fs::memfd_create("gntalloc", MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, PAGE as u64).unwrap();
+        // Of the pages given out and not given back, their indices; and the next one.
+        let kernel = Rc::new(RefCell::new((Vec::new(), 0u64)));
+        let answers = Rc::clone(&kernel);
+        model::install(Box::new(move |_, request, argument| {
+            let (given, next) = &mut *answers.borrow_mut();
+            // SAFETY: the structs of the two requests.
+            unsafe {
+                match request {
+                    ALLOC_GREF => {
+                        let argument = &mut *argument.cast::<AllocGref>();
+                        assert_eq!(argument.count, 1);
+                        argument.index = *next;
+                        given.push(*next);
+                    }
+                    DEALLOC_GREF => {
+                        let argument = &*argument.cast::<DeallocGref>();
+                        assert_eq!(argument.count, 1);
+                        given.retain(|index| *index != argument.index);
+                    }
+                    _ => return Err(Errno::NOTTY),
+                }
+            }
+            Ok(0)
+        }));
+        let gntalloc = Gntalloc::new(file);
+        let page = gntalloc.alloc(DomId::new(1), Access::ReadWrite).unwrap();
+        // Where nothing can be mapped.
+        kernel.borrow_mut().1 = 4097;
+        let error = gntalloc.alloc(DomId::new(1), Access::ReadWrite);
+        assert!(matches!(error, Err(GrantError::Platform(_))), "{error:?}");
+        assert_eq!(kernel.borrow().0, [0], "only what is mapped");
+        assert_eq!(gntalloc.0.live.load(Ordering::Relaxed), 1);
+        drop(page);
+        assert!(kernel.borrow().0.is_empty());
+        assert_eq!(gntalloc.0.live.load(Ordering::Relaxed), 0);
+    }
 
     #[test]
     fn numbers_and_layouts_are_those_of_the_header() {
