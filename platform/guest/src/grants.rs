@@ -1,7 +1,5 @@
 //! Pages of ours that a peer may reach.
 
-use alloc::vec::Vec;
-
 use ringfence_core::platform::{self, Access, GrantError, GrantStatus, PlatformError};
 use ringfence_core::{DomId, GrantRef, PAGE};
 use ringfence_mem::RawPages;
@@ -20,9 +18,6 @@ pub struct Granted {
     /// Whether the peer can still use the reference.
     live: bool,
 }
-
-/// Pages that were dropped while the peer had them mapped.
-pub(crate) type Quarantine = Vec<(u32, GrantRef)>;
 
 pub(crate) fn alloc(guest: Guest, peer: DomId, access: Access) -> Result<Granted, GrantError> {
     release_quarantine(guest);
@@ -59,7 +54,7 @@ pub(crate) fn alloc(guest: Guest, peer: DomId, access: Access) -> Result<Granted
 pub(crate) fn forget(guest: Guest) {
     let machine = guest.machine();
     machine.table.borrow_mut().forget();
-    for (pfn, _) in machine.quarantine.take() {
+    for pfn in machine.quarantine.borrow_mut().take() {
         machine.frames.borrow_mut().give(pfn, 1);
     }
 }
@@ -74,18 +69,18 @@ fn frame(guest: Guest, pfn: u32) -> Result<u32, PlatformError> {
     })
 }
 
-/// Gives back what peers have let go of. Says whether there is anything left.
+/// Gives back what peers have let go of, of as many pages as one look is good for. Says whether there is anything left.
 pub(crate) fn release_quarantine(guest: Guest) -> bool {
     let machine = guest.machine();
     let mut quarantine = machine.quarantine.borrow_mut();
-    quarantine.retain(|(pfn, gref)| {
+    quarantine.release(|pfn, gref| {
         let mut table = machine.table.borrow_mut();
-        if table.end(*gref).is_err() {
-            return true;
+        if table.end(gref).is_err() {
+            return false;
         }
-        table.give_back(*gref);
-        machine.frames.borrow_mut().give(*pfn, 1);
-        false
+        table.give_back(gref);
+        machine.frames.borrow_mut().give(pfn, 1);
+        true
     });
     !quarantine.is_empty()
 }
@@ -113,8 +108,7 @@ impl Drop for Granted {
             }
             machine.frames.borrow_mut().give(self.pfn, 1);
         } else {
-            let mut quarantine = machine.quarantine.borrow_mut();
-            quarantine.push((self.pfn, self.gref));
+            machine.quarantine.borrow_mut().put(self.pfn, self.gref);
         }
     }
 }

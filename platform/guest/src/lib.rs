@@ -34,6 +34,7 @@ mod memory;
 mod platform;
 mod pool;
 mod power;
+mod quarantine;
 mod shared;
 mod store;
 mod suspend;

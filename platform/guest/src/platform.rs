@@ -11,11 +11,12 @@ use ringfence_core::{DomId, EvtchnPort, GrantRef};
 
 use crate::boot::{COMMAND_LINE, Source};
 use crate::evtchn::{self, Channel};
-use crate::grants::{self, Granted, Quarantine};
+use crate::grants::{self, Granted};
 use crate::hypercall::{HypercallError, Number, call};
 use crate::mapping::{self, Mapping};
 use crate::memory::Translation;
 use crate::pool::Pool;
+use crate::quarantine::Quarantine;
 use crate::shared::SharedInfo;
 use crate::store::GuestStore;
 use crate::table::GrantTable;
@@ -77,7 +78,8 @@ impl Guest {
 
     /// Sleeps until one of the ports is pending, or the time has passed; `None` is for ever. Takes nothing. A port whose event
     /// was taken does not count until it is unmasked. At most 128 ports. While peers have pages mapped that were dropped, it
-    /// returns after a second at the latest: a page is granted until it is seen to be unmapped, and nobody says when that is.
+    /// returns after a second at the latest, having looked at 64 of them: a page is granted until it is seen to be unmapped, and
+    /// nobody says when that is.
     ///
     /// # Errors
     /// There is neither a port to wait for nor a time, or a port is none of ours.

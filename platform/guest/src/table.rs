@@ -76,6 +76,20 @@ impl GrantTable {
         })
     }
 
+    /// A table in these pages, which nobody but the test looks at.
+    #[cfg(test)]
+    pub(crate) fn over(entries: RawPages) -> Self {
+        let count = (entries.len() / PAGE) as u32;
+        let end = count * ENTRIES;
+        Self {
+            entries,
+            refs: Pool::new(NR_RESERVED_ENTRIES..end),
+            limit: end - NR_RESERVED_ENTRIES,
+            at: 0,
+            count,
+        }
+    }
+
     /// Takes it out of the page tables (PV), which must name nothing that is not ours while we are saved.
     pub(crate) fn unmap(&self) -> Result<(), HypercallError> {
         (self.at..self.at + self.count).try_for_each(|at| remap(at, 0))
@@ -192,13 +206,8 @@ mod tests {
         let at = NonNull::from(&mut page.0).cast();
         // SAFETY: only looked at through the value while that lives.
         let entries = unsafe { RawPages::new(at, PAGE) };
-        let mut table = GrantTable {
-            entries,
-            refs: Pool::new(8..512),
-            limit: 504,
-            at: 0,
-            count: 1,
-        };
+        let mut table = GrantTable::over(entries);
+        assert_eq!(table.limit(), 504);
         let gref = table.grant(DomId::new(3), 0x1234, Access::ReadOnly);
         assert_eq!(gref, Some(GrantRef::new(8)));
         let entry: EntryV1 = table.entries.read_value(64);
