@@ -1,4 +1,5 @@
 # A guest kernel of ours is saved to a file in the middle of its load, and restored, twice, as a PVH guest.
+# Before that a copy of it is saved, and it goes on itself.
 # With two processors PVH guests die at random in this emulation: see xl_save_pvh.sh.
 # shows: ringfence backend: our guest kernel, PVH, saved and restored under load
 # needs: ringfence, guest-image
@@ -10,5 +11,6 @@
 ringfence_backend
 image_disks
 mark
+times=3
 export type=pvh memory=64 extra=rounds=30
 . /lab/save_image.sh
