@@ -42,6 +42,9 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             if core::mem::take(&mut self.rescan) {
                 self.scan()?;
             }
+            for id in core::mem::take(&mut self.unknown) {
+                self.find(id)?;
+            }
             // What changes on the way is another event.
             let dirty = core::mem::take(&mut self.dirty);
             if dirty.is_empty() && !pending {
@@ -71,6 +74,10 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
         match id {
             Some(id) if self.devices.contains_key(&id) => {
                 self.dirty.insert(id);
+            }
+            // One that is new, or gone already: nobody else is looked at for its sake.
+            Some(id) if all.is_some() => {
+                self.unknown.insert(id);
             }
             // A device that is gone, by its watch on the frontend's state: nothing to find.
             _ => self.rescan |= all.is_some(),
@@ -104,20 +111,46 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
                     if self.devices.contains_key(&id) {
                         continue;
                     }
-                    let dir = id.backend_dir(self.platform.domid());
-                    if !self.toolstack.owns(&mut self.store, &dir)? {
-                        if !self.foreign.contains(&id) {
-                            tracing::info!("{id}: not ours, its script is not {SCRIPT}");
-                        }
+                    if !self.claim(id)? {
                         foreign.insert(id);
-                    } else if self.devices.len() < DEVICES_MAX {
-                        self.add(id);
                     }
                 }
             }
         }
         self.foreign = foreign;
         Ok(())
+    }
+
+    /// Looks at one device that may be there.
+    fn find(&mut self, id: DeviceId) -> Result<(), StoreError> {
+        let dir = id.backend_dir(self.platform.domid());
+        let there = match self.store.directory(Tx::NONE, &dir, &mut vec![0; 1 << 16]) {
+            Ok(_) => true,
+            Err(error) if is_lost(error) => return Err(error),
+            Err(_) => false,
+        };
+        if !there || self.devices.contains_key(&id) {
+            self.foreign.remove(&id);
+        } else if !self.claim(id)? {
+            self.foreign.insert(id);
+        }
+        Ok(())
+    }
+
+    /// Takes a device that is there and new, if it is for us. `false` if it is somebody else's, which is said once.
+    fn claim(&mut self, id: DeviceId) -> Result<bool, StoreError> {
+        let dir = id.backend_dir(self.platform.domid());
+        if !self.toolstack.owns(&mut self.store, &dir)? {
+            if !self.foreign.contains(&id) {
+                tracing::info!("{id}: not ours, its script is not {SCRIPT}");
+            }
+            return Ok(false);
+        }
+        self.foreign.remove(&id);
+        if self.devices.len() < DEVICES_MAX {
+            self.add(id);
+        }
+        Ok(true)
     }
 
     fn add(&mut self, id: DeviceId) {

@@ -62,6 +62,8 @@ pub struct Service<'p, P: Platform, D, B = Polled> {
     due: Vec<DeviceId>,
     /// Devices that are somebody else's, each of which was named once.
     foreign: BTreeSet<DeviceId>,
+    /// Devices that events named and that are not known.
+    unknown: BTreeSet<DeviceId>,
     /// Which look at the devices this is.
     round: u64,
     rescan: bool,
@@ -114,6 +116,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             dirty: BTreeSet::new(),
             due: Vec::new(),
             foreign: BTreeSet::new(),
+            unknown: BTreeSet::new(),
             round: 0,
             rescan: true,
             stopping: false,

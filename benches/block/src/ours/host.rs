@@ -42,6 +42,13 @@ impl Domain {
         serde_json::from_str(text.trim()).with_context(|| format!("it said {text:?}"))
     }
 
+    /// Tells it to end, and waits until it has.
+    pub fn end(mut self) -> Result<()> {
+        self.input.shutdown(std::net::Shutdown::Both)?;
+        self.output.read_to_end(&mut Vec::new())?;
+        Ok(())
+    }
+
     /// What it says when it is told to end.
     pub fn stop<T: DeserializeOwned>(self) -> Result<T> {
         self.input.shutdown(std::net::Shutdown::Both)?;

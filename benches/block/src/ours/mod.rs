@@ -178,7 +178,9 @@ pub fn measure_among(disks: u16, load: &Load) -> Result<Outcome> {
         first += front.disks;
     }
     let outcome = measured(&host, &image, back, &FrontOptions::new(load));
-    drop(guests);
+    for guest in guests {
+        guest.end()?;
+    }
     outcome
 }
 
