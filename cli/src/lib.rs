@@ -10,6 +10,7 @@ pub mod host;
 pub mod image;
 pub mod nbd;
 pub mod quota;
+mod rarely;
 pub mod signals;
 pub mod statistics;
 pub mod top;

@@ -197,8 +197,9 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
                 self.statistics.remove(id);
             }
             Err(error) if is_lost(error) => return Err(error),
-            // The toolstack took the nodes away under us, or a quota is reached: the next event tries again.
-            Err(error) => tracing::warn!("{id}: {error}"),
+            // The toolstack took the nodes away under us, a quota is reached, or the frontend forbids us to read its nodes: the
+            // next event tries again.
+            Err(error) => device.warn(format_args!("{error}")),
         }
         self.list(id);
         Ok(())
@@ -210,12 +211,12 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
     /// Only when the connection to the store is of no further use.
     pub fn refresh(&mut self) -> Result<bool, StoreError> {
         let mut connected = false;
-        for (id, device) in &mut self.devices {
+        for device in self.devices.values_mut() {
             connected |= device.is_connected();
             match device.resize(&mut self.store) {
                 Err(error) if is_lost(error) => return Err(error),
                 // The next look tries again.
-                Err(error) => tracing::warn!("{id}: {error}"),
+                Err(error) => device.warn(format_args!("{error}")),
                 Ok(()) => {}
             }
         }

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use ringfence_core::store::{Store, StoreError, Tx};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::world::World;
+use crate::rarely::Rarely;
 
 /// Where the toolstack puts our disks.
 const DISKS: &str = "device/vbd";
@@ -265,6 +267,25 @@ impl<P: World> Disks<P> {
     }
 }
 
+/// A backend changes its nodes as often as it likes.
+static BACKENDS: Rarely = Rarely::new();
+
+/// What went wrong with a disk.
+fn say(vdev: u32, what: fmt::Arguments<'_>) {
+    match BACKENDS.may() {
+        Some(0) => eprintln!("ringfence: disk {vdev}: {what}"),
+        Some(dropped) => eprintln!("ringfence: disk {vdev}: {what} ({dropped} messages dropped)"),
+        None => {}
+    }
+}
+
+/// What a disk has become.
+fn tell(vdev: u32, info: Info, what: &str) {
+    if let Some(dropped) = BACKENDS.may() {
+        tracing::info!(vdev, sectors = info.sectors.get(), dropped, "{what}");
+    }
+}
+
 /// Takes a disk as far as it goes; `true` if it is connected anew.
 pub(crate) fn step<P: World>(
     vdev: u32,
@@ -282,22 +303,22 @@ pub(crate) fn step<P: World>(
             }
             // Out of grants, or the backend's domain is gone: the other disks go on, and this one is tried at the next event.
             Err(error) => {
-                eprintln!("ringfence: disk {vdev}: {error}");
+                say(vdev, format_args!("{error}"));
                 return Ok(connected);
             }
         };
         match event {
             Event::Connected(info) => {
-                tracing::info!(vdev, sectors = info.sectors.get(), "connected");
+                tell(vdev, info, "connected");
                 *life = Life::Connected(info);
                 connected = true;
             }
             Event::Resized(info) => {
-                tracing::info!(vdev, sectors = info.sectors.get(), "resized");
+                tell(vdev, info, "resized");
                 *life = Life::Connected(info);
             }
             Event::Failed(fault) => {
-                eprintln!("ringfence: disk {vdev}: {fault}");
+                say(vdev, format_args!("{fault}"));
                 *life = Life::Failed(fault.to_string());
             }
             Event::Closing | Event::Disconnected => {

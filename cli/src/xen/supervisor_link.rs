@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::image;
+use crate::rarely::Rarely;
 
 /// From the process to the supervisor. All but [`Ready`](Self::Ready) are answered, in order.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -91,6 +92,8 @@ pub(super) enum Answer {
     },
 }
 
+static REFUSALS: Rarely = Rarely::new();
+
 /// What the supervisor did not give.
 #[derive(Debug, Error)]
 #[error("{0}")]
@@ -114,7 +117,10 @@ impl Link {
         packet::send(socket.as_fd(), ask, &[], SendFlags::empty())?;
         match packet::recv(socket.as_fd(), RecvFlags::empty())? {
             Received::Message(Answer::Refused { words, errno }, _) if errno != 0 => {
-                tracing::warn!(%words, "refused by the supervisor");
+                // A frontend that comes and goes asks as often as it likes.
+                if let Some(dropped) = REFUSALS.may() {
+                    tracing::warn!(%words, dropped, "refused by the supervisor");
+                }
                 Err(io::Error::from_raw_os_error(errno))
             }
             Received::Message(Answer::Refused { words, .. }, _) => {
