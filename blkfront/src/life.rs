@@ -353,7 +353,10 @@ impl<P: Platform, R: Rings<P>> Life<P, R> {
             // No other connection comes by itself.
             self.rings.end();
         }
-        (over && !core::mem::replace(&mut self.told, true)).then_some(Event::Closed)
+        let told = self.told;
+        self.told |= over;
+        let once = !told || cfg!(ringfence_weaken = "cve_2023_1859_front");
+        (over && once).then_some(Event::Closed)
     }
 }
 

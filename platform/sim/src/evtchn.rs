@@ -37,6 +37,14 @@ struct Port {
     masked: bool,
 }
 
+impl Port {
+    /// Whether this domain may bind it.
+    fn is_for(&self, domid: DomId) -> bool {
+        let any = cfg!(ringfence_weaken = "evtchn_sim_peer");
+        matches!(self.link, Link::Unbound(who) if who == domid || any)
+    }
+}
+
 /// A domain's ports. Number 0 is none.
 #[derive(Debug)]
 pub(crate) struct Ports {
@@ -155,13 +163,19 @@ impl State {
             .get_mut(&peer)
             .ok_or(EvtchnError::NoDomain { peer })?;
         let theirs = match domain.ports.get_mut(remote.get()) {
-            Some(port) if matches!(port.link, Link::Unbound(who) if who == us) => PortId {
+            Some(port) if port.is_for(us) => PortId {
                 domid: peer,
                 port: remote.get(),
                 generation: port.generation,
             },
             _ => return Err(refused),
         };
+        // A bind that fails changes nothing (XSA-496).
+        if cfg!(ringfence_weaken = "xsa_496_sim")
+            && let Some(port) = self.port_mut(theirs)
+        {
+            port.link = Link::Bound(theirs);
+        }
         let ours = self.open_port(process, Link::Bound(theirs), false)?;
         if let Some(port) = self.port_mut(theirs) {
             port.link = Link::Bound(ours);

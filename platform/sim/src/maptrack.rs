@@ -28,7 +28,8 @@ impl MapTrack {
 
     /// Enters a mapping and returns its handle.
     pub(crate) fn enter(&mut self, grant: Arc<Grant>) -> Result<u32, GrantStatus> {
-        if self.len() >= self.limit as usize {
+        let full = self.len() >= self.limit as usize;
+        if full && !cfg!(ringfence_weaken = "grant_table_sim_maps") {
             return Err(GrantStatus::NO_SPACE);
         }
         let handle = match self.free.pop() {

@@ -1,18 +1,20 @@
 //! A block driver domain in a simulated world, with guests that keep no rules.
 
+mod bells;
 mod disk;
 mod guest;
 mod rings;
 
+pub use bells::Bells;
 pub use disk::{RecordingDisks, SECTORS, Shared};
 pub use guest::{Guest, discard, indirect, read, request, write, write_segments};
 pub use rings::{OtherRing, Pages};
 
 use std::time::Duration;
 
-use ringfence_blkback::service::{Polled, Service, Toolstack};
+use ringfence_blkback::service::{Service, Toolstack};
 use ringfence_core::DomId;
-use ringfence_core::store::{Perm, Store, StoreExt, Tx, domain_path, join};
+use ringfence_core::store::{Perm, Store, StoreError, StoreExt, Tx, domain_path, join};
 use ringfence_core::xenbus::{Class, paths};
 use ringfence_sim::{Sim, SimStore, Usage, World};
 
@@ -28,7 +30,7 @@ pub struct Rig {
     /// dom0's connection to the store.
     pub toolstack: SimStore,
     /// The service.
-    pub service: Service<'static, Sim, RecordingDisks>,
+    pub service: Service<'static, Sim, RecordingDisks, Bells>,
     /// What the service's disks have seen.
     pub disks: RecordingDisks,
     /// The service's clock.
@@ -70,8 +72,8 @@ impl Rig {
         // A service borrows its platform for as long as it runs: here, as long as the test.
         let back: &'static Sim = Box::leak(Box::new(world.domain(BACK)));
         let disks = disks.of_process(back);
-        let (store, polled) = (back.store(), Polled);
-        let service = Service::with_toolstack(back, store, disks.clone(), polled, kind);
+        let (store, bells) = (back.store(), Bells::default());
+        let service = Service::with_toolstack(back, store, disks.clone(), bells, kind);
         let service = service.expect("a watch");
         // Where a backend says what went wrong; the toolstack makes it with the domain.
         let errors = join(&domain_path(BACK), "error").expect("a short path");
@@ -194,6 +196,16 @@ impl Rig {
         self.toolstack
             .write_str(Tx::NONE, &guest.back_dir, "state", "5")
             .expect("dom0 may");
+    }
+
+    /// The toolstack removes both directories of a device.
+    pub fn remove(&mut self, guest: &Guest) {
+        for dir in [&guest.dir, &guest.back_dir] {
+            match self.toolstack.rm(Tx::NONE, dir) {
+                Ok(()) | Err(StoreError::Missing) => {}
+                Err(error) => panic!("{dir}: {error}"),
+            }
+        }
     }
 
     /// What THREATS' universal oracle asks of every attack, afterwards: the attacker's device, reset, can be used again; the

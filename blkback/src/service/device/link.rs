@@ -227,7 +227,10 @@ impl<'p, P: Platform> Device<'p, P> {
                 device: self.id,
                 queue: number,
             };
-            doorbells.remove(id, queue.engine.channel());
+            // First the table, then the port (CVE-2024-26687): its number may be used again at once.
+            if !cfg!(ringfence_weaken = "cve_2024_26687_doorbells") {
+                doorbells.remove(id, queue.engine.channel());
+            }
             self.disk = Some(queue.engine.into_disk());
         }
         if let Some(split) = self.split.take() {

@@ -1,6 +1,5 @@
 //! The daemon on a machine without a hypervisor.
 
-mod logs;
 mod machine;
 
 use std::io::{Read, Write};
