@@ -216,7 +216,7 @@ impl<H: Host> Ring<H> {
         self.port.inspect(|port| host.notify(*port));
         self.faults = self.faults.saturating_add(1);
         // The domain can do this as often as it likes.
-        if self.faults.is_power_of_two() {
+        if self.faults.is_power_of_two() || cfg!(ringfence_weaken = "xsa_180_xenstored") {
             tracing::warn!(
                 faults = self.faults,
                 "domain {domid} is served no more until it asks for a new start: {error}"

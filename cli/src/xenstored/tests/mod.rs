@@ -1,5 +1,6 @@
 //! The daemon on a machine without a hypervisor.
 
+mod logs;
 mod machine;
 
 use std::io::{Read, Write};
