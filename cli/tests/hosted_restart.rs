@@ -17,6 +17,8 @@ const IMAGE: usize = 24 << 20;
 const KILLS: usize = 20;
 /// How often it is followed by another version.
 const UPGRADES: usize = 8;
+/// How often the image is copied at most: a copy may be done before there is time to disturb it often.
+const COPIES: usize = 40;
 /// Nothing takes so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -73,6 +75,27 @@ impl Images {
         }
     }
 
+    /// Copies, again and again, until something was done so often in the middle of a copy; looks at each.
+    fn copy_until(&self, times: usize, mut act: impl FnMut()) {
+        let mut done = 0;
+        for _ in 0..COPIES {
+            std::fs::write(&self.to, vec![0; IMAGE]).expect("written");
+            done += std::thread::scope(|scope| {
+                let copying = scope.spawn(|| self.copy());
+                let done = at_work(&self.to, times - done, &|| copying.is_finished(), &mut act);
+                let output = copying.join().expect("no panic");
+                assert!(output.status.success(), "{}", output_text(&output));
+                done
+            });
+            let copied = std::fs::read(&self.to).expect("read");
+            assert!(copied == self.content, "the copy differs");
+            if done >= times {
+                return;
+            }
+        }
+        panic!("{done} of {times} times in {COPIES} copies");
+    }
+
     fn copy(&self) -> std::process::Output {
         self.host.ringfence(&[
             "guest",
@@ -93,20 +116,11 @@ impl Images {
 fn a_copy_goes_on_through_twenty_kills() {
     let images = Images::new();
     let mut backend = images.host.restarted("blk0");
-    let kills = std::thread::scope(|scope| {
-        let copying = scope.spawn(|| images.copy());
-        let mut said = backend.ready().clone();
-        let kills = at_work(&images.to, KILLS, &|| copying.is_finished(), || {
-            kill(&said, Signal::KILL);
-            said = backend.said("ready").expect("another process");
-        });
-        let output = copying.join().expect("no panic");
-        assert!(output.status.success(), "{}", output_text(&output));
-        kills
+    let mut said = backend.ready().clone();
+    images.copy_until(KILLS, || {
+        kill(&said, Signal::KILL);
+        said = backend.said("ready").expect("another process");
     });
-    assert!(kills >= KILLS / 2, "{kills} kills are no test");
-    let copied = std::fs::read(&images.to).expect("read");
-    assert!(copied == images.content, "the copy differs");
 }
 
 #[test]
@@ -116,29 +130,20 @@ fn a_copy_goes_on_through_new_versions_of_the_program() {
     let next = images.host.path("next");
     std::fs::copy(domains::PROGRAM, &next).expect("copied");
     let run_dir = images.host.path("run");
-    let upgrades = std::thread::scope(|scope| {
-        let copying = scope.spawn(|| images.copy());
-        let upgrades = at_work(&images.to, UPGRADES, &|| copying.is_finished(), || {
-            let upgrade = std::process::Command::new(&next)
-                .arg("--run-dir")
-                .arg(&run_dir)
-                .args(["upgrade", "blk0"])
-                .output();
-            let output = upgrade.expect("it starts");
-            assert!(output.status.success(), "{}", output_text(&output));
-            // The last word of the one before: it had finished.
-            backend.said("served").expect("it ends well");
-            let ready = backend.said("ready").expect("another process");
-            let exe = std::fs::read_link(format!("/proc/{}/exe", json_u64(&ready, "pid")));
-            assert_eq!(exe.expect("it lives"), next);
-        });
-        let output = copying.join().expect("no panic");
+    images.copy_until(UPGRADES, || {
+        let upgrade = std::process::Command::new(&next)
+            .arg("--run-dir")
+            .arg(&run_dir)
+            .args(["upgrade", "blk0"])
+            .output();
+        let output = upgrade.expect("it starts");
         assert!(output.status.success(), "{}", output_text(&output));
-        upgrades
+        // The last word of the one before: it had finished.
+        backend.said("served").expect("it ends well");
+        let ready = backend.said("ready").expect("another process");
+        let exe = std::fs::read_link(format!("/proc/{}/exe", json_u64(&ready, "pid")));
+        assert_eq!(exe.expect("it lives"), next);
     });
-    assert!(upgrades >= UPGRADES / 2, "{upgrades} upgrades are no test");
-    let copied = std::fs::read(&images.to).expect("read");
-    assert!(copied == images.content, "the copy differs");
     let refused = images.host.ringfence(&["upgrade", "blk1"]);
     let text = output_text(&refused);
     assert!(
