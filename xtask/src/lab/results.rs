@@ -39,7 +39,7 @@ fn tree(listing: &str) -> String {
         .lines()
         .filter_map(|line| line.split_once('\t'))
         .filter(|(_, name)| counts(name))
-        .filter_map(|(entry, _)| entry.get(..)?.rsplit(' ').next()?.get(..12));
+        .filter_map(|(entry, _)| entry.rsplit(' ').next()?.get(..12));
     ids.collect::<Vec<_>>().join(" ")
 }
 
