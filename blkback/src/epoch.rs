@@ -1,4 +1,5 @@
-//! What a barrier asks of all rings of a device: nothing new is started before everything older is done.
+//! What a barrier asks of all rings of a device, and a suspicious request of all threads of a process: nothing new is started
+//! before everything older is done.
 //!
 //! A barrier orders against all writes of the disk that were issued before, not only those of its own ring. The ring that takes
 //! one raises the epoch; each other ring, when its owner next looks, finishes what was on it by then, says so, and starts
@@ -40,6 +41,8 @@ pub struct Epoch<A = AtomicU32> {
     lowered: A,
     /// For each ring, the last barrier for which it has finished everything older.
     drained: Box<[A]>,
+    /// For each ring, whether it is gone for good, which is 1.
+    gone: Box<[A]>,
 }
 
 impl<A: Shared> Epoch<A> {
@@ -49,6 +52,7 @@ impl<A: Shared> Epoch<A> {
             raised: A::default(),
             lowered: A::default(),
             drained: (0..rings).map(|_| A::default()).collect(),
+            gone: (0..rings).map(|_| A::default()).collect(),
         }
     }
 
@@ -77,10 +81,18 @@ impl<A: Shared> Epoch<A> {
         }
     }
 
+    /// Says that ring `own` has finished everything and will never start anything again.
+    pub fn leave(&self, own: u16) {
+        if let Some(gone) = self.gone.get(usize::from(own)) {
+            gone.store(1);
+        }
+    }
+
     /// Whether all rings have said so.
     pub fn is_drained(&self, barrier: u32) -> bool {
+        let mut rings = self.drained.iter().zip(&self.gone);
         cfg!(ringfence_weaken = "blk_barrier_rings")
-            || self.drained.iter().all(|drained| drained.load() == barrier)
+            || rings.all(|(drained, gone)| drained.load() == barrier || gone.load() == 1)
     }
 
     /// The barrier is over.
@@ -107,5 +119,8 @@ mod tests {
         assert_eq!(epoch.open(), None);
         let second = epoch.begin(2).unwrap();
         assert!(!epoch.is_drained(second), "what was said of the first");
+        epoch.leave(0);
+        epoch.drain(1, second);
+        assert!(epoch.is_drained(second), "nobody waits for who left");
     }
 }

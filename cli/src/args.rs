@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ringfence_blkback::service::Waiting;
+use ringfence_blkback::service::{THREADS_MAX, Waiting};
 
 use crate::disk::DiskSpec;
 use crate::guest::arg::DiskArg;
@@ -109,6 +109,9 @@ pub struct BackendOptions {
     /// How the process waits for work: block, spin, spin:TIME or poll; disks may say otherwise with wait=
     #[arg(long, default_value_t)]
     pub wait: Waiting,
+    /// Threads of the process, which share the disks among them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(THREADS_MAX)))]
+    pub threads: u16,
 }
 
 /// On or off.

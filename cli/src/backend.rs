@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use ringfence_blkback::journal::{self, Record};
 use ringfence_blkback::service::{
     self, DiskError, Files, Image, Images, Kept, Options, STATISTICS_BYTES, Statistics, Toolstack,
+    Worker,
 };
 use ringfence_blkback::sink::Uring;
 use ringfence_core::platform::Platform;
@@ -21,7 +22,7 @@ use crate::args::{BackendOptions, Switch};
 use crate::image;
 use crate::signals::Stop;
 
-/// Submission entries of the ring that all disks of the process share.
+/// Submission entries of the ring that all disks of a thread share.
 const RING_ENTRIES: u32 = 256;
 
 /// What `--probe-sandbox` tries to reach; the `ringfence` command provides it, so that all of it exists.
@@ -42,13 +43,16 @@ pub struct ProbeTargets {
 pub(crate) const JOURNAL_BYTES: u32 = journal::BYTES as u32;
 
 /// Asks the broker for images and journals.
+#[derive(Clone)]
 struct FromBroker(Hosted);
 
 impl Images for FromBroker {
-    fn open(&mut self, backend_dir: &str) -> Result<Image, DiskError> {
-        let opened = self.0.open_image(backend_dir)?;
+    fn open(&mut self, backend_dir: &str) -> Result<Option<Image>, DiskError> {
+        let Some(opened) = self.0.open_image(backend_dir)? else {
+            return Ok(None);
+        };
         let backing = opened.backing.into_iter().map(Into::into).collect();
-        image::opened(&opened.spec, opened.file.into(), backing)
+        image::opened(&opened.spec, opened.file.into(), backing).map(Some)
     }
 
     fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {
@@ -59,12 +63,13 @@ impl Images for FromBroker {
 }
 
 /// The command line of a driver domain's process, after the program's name and global options.
-pub fn arguments(options: &BackendOptions) -> [String; 4] {
+pub fn arguments(options: &BackendOptions) -> [String; 5] {
     [
         "domain-main".into(),
         "driver-domain".into(),
         format!("--sandbox={}", word(&options.sandbox)),
         format!("--wait={}", options.wait),
+        format!("--threads={}", options.threads),
     ]
 }
 
@@ -79,28 +84,50 @@ pub fn types(toolstack: &Toolstack) -> Vec<&'static str> {
     toolstack.types.iter().map(|kind| kind.name()).collect()
 }
 
-/// Confines this process as `options` say; gives the ring that it keeps. `ioctls` are requests that the platform needs.
+/// Confines this process as `options` say; gives the rings that it keeps, one for each thread, or none where the system has
+/// none. `ioctls` are requests that the platform needs.
 ///
 /// # Errors
 /// The sandbox cannot be set up.
 pub fn confine(
     options: &BackendOptions,
     ioctls: &'static [u64],
-) -> Result<(Report, Option<RestrictedRing>)> {
+) -> Result<(Report, Vec<RestrictedRing>)> {
     // Before the filter: it refuses every further ring.
-    let ring = RestrictedRing::new(RING_ENTRIES)
+    let rings = (0..options.threads).map(|_| RestrictedRing::new(RING_ENTRIES));
+    let rings = rings
+        .collect::<Result<Vec<_>, _>>()
         .inspect_err(|error| tracing::warn!(%error, "no io_uring"))
-        .ok();
+        .unwrap_or_default();
     let allow = match options.sandbox {
         Switch::On => Allow::NOTHING,
         Switch::Off => Allow::EVERYTHING,
     };
     let allow = Allow { ioctls, ..allow };
-    let report = sandbox::enforce(&allow, ring.as_ref()).context("cannot confine the process")?;
+    let report = sandbox::enforce(&allow, rings.first()).context("cannot confine the process")?;
     if options.sandbox == Switch::On && !report.is_full() {
         eprintln!("ringfence: the kernel enforces less than asked: {report}");
     }
-    Ok((report, ring))
+    Ok((report, rings))
+}
+
+/// What the threads of a process begin with: for each a connection to the store, and disks on what `images` opens.
+pub fn workers<S, I: Images + Clone + Send>(
+    stores: Vec<S>,
+    rings: Vec<RestrictedRing>,
+    images: &I,
+) -> Vec<Worker<S, impl FnOnce() -> Files<I> + Send + use<S, I>>> {
+    let rings = rings
+        .into_iter()
+        .map(Some)
+        .chain(std::iter::repeat_with(|| None));
+    let workers = stores.into_iter().zip(rings);
+    let workers = workers.map(|(store, ring)| {
+        let images = images.clone();
+        let disks = move || Files::new(images, ring.map(|ring| Uring::new(ring.into_inner())));
+        Worker { store, disks }
+    });
+    workers.collect()
 }
 
 /// Says `ready` with this identity when `serve` does, and `served` with the totals when it ends well.
@@ -131,16 +158,18 @@ pub fn report<E: std::error::Error + Send + Sync + 'static>(
 pub fn run(options: &BackendOptions, probe: Option<&ProbeTargets>) -> Result<()> {
     let stop = Stop::install().context("cannot catch signals")?;
     let (platform, store) = Hosted::inherited()?;
-    let (report, ring) = confine(options, &[])?;
+    let others = (1..options.threads).map(|_| platform.another_store());
+    let others: Vec<_> = others.collect::<Result<_, _>>().context("no xenstore")?;
+    let (report, rings) = confine(options, &[])?;
     if let Some(targets) = probe {
-        return try_to_get_out(&platform, &report, targets, ring);
+        return try_to_get_out(&platform, &report, targets, rings.into_iter().next());
     }
     let identity = serde_json::json!({
         "pid": std::process::id(), "domid": platform.domid().get(), "name": platform.name(),
         "sandbox": report.to_string(),
     });
-    let uring = ring.map(|ring| Uring::new(ring.into_inner()));
-    let disks = Files::new(FromBroker(platform.clone()), uring);
+    let stores = std::iter::once(store).chain(others).collect();
+    let workers = workers(stores, rings, &FromBroker(platform.clone()));
     let options = Options {
         waiting: options.wait,
         statistics: u32::try_from(STATISTICS_BYTES)
@@ -150,7 +179,7 @@ pub fn run(options: &BackendOptions, probe: Option<&ProbeTargets>) -> Result<()>
     };
     use std::os::fd::AsFd as _;
     self::report(identity, |ready| {
-        service::run(&platform, store, disks, stop.as_fd(), options, ready)
+        service::run(&platform, workers, stop.as_fd(), options, ready)
     })
 }
 

@@ -124,6 +124,33 @@ fn a_copy_goes_on_through_twenty_kills() {
 }
 
 #[test]
+fn threads_share_the_disks_and_lose_nothing() {
+    let images = Images::new();
+    let mut backend = images.host.restarted_with("blk0", &["--threads=2"]);
+    let mut said = backend.ready().clone();
+    let named = |pid| {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it lives");
+        let names = tasks.map(|task| {
+            let path = task.expect("a task").path().join("comm");
+            std::fs::read_to_string(path).expect("its name")
+        });
+        names.filter(|name| name.starts_with("disks-")).count()
+    };
+    assert_eq!(named(json_u64(&said, "pid")), 1, "beside the first");
+    images.copy_until(KILLS, || {
+        kill(&said, Signal::KILL);
+        said = backend.said("ready").expect("another process");
+    });
+    let served = backend.finish("served");
+    assert!(json_u64(&served, "requests") > 0, "{served}");
+    let none = images
+        .host
+        .ringfence(&["driver-domain", "blk1", "--threads=0"]);
+    let text = output_text(&none);
+    assert!(!none.status.success() && text.contains("1..=64"), "{text}");
+}
+
+#[test]
 fn a_copy_goes_on_through_new_versions_of_the_program() {
     let images = Images::new();
     let mut backend = images.host.restarted("blk0");

@@ -50,7 +50,7 @@ fn xsa_528_statistics_are_read_while_rings_come_and_go() {
     let words = (0..3 * layout::WORDS).map(|_| AtomicU64::new(0));
     let memory = Memory(Box::leak(words.collect()));
     let mut rig = Rig::new();
-    rig.service.count_in(Statistics::shared(memory.0));
+    rig.service.count_in(Arc::new(Statistics::shared(memory.0)));
     let statistics = Arc::clone(rig.service.statistics());
     let (done, seen) = (AtomicBool::new(false), AtomicU64::new(0));
     let began = std::thread::scope(|scope| {

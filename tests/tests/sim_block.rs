@@ -202,6 +202,38 @@ fn a_disk_that_cannot_be_opened_says_why() {
     assert_eq!(rig.state(&guest), "6");
 }
 
+#[test]
+fn a_disk_that_is_not_to_be_had_yet_is_asked_for_again() {
+    let mut rig = Rig::new();
+    let mut guest = rig.attach(7, 51712, "w");
+    rig.disks.withhold(&guest.back_dir, true);
+    rig.settle();
+    for _ in 0..2 {
+        assert_eq!(
+            (rig.state(&guest).as_str(), rig.error(&guest)),
+            ("1", String::new())
+        );
+        assert!(rig.service.awaits_disks());
+        rig.service.ask_again();
+        rig.settle();
+    }
+    rig.disks.withhold(&guest.back_dir, false);
+    rig.service.ask_again();
+    rig.settle();
+    assert_eq!(rig.state(&guest), "2");
+    assert!(!rig.service.awaits_disks());
+    guest.connect(&mut rig);
+    guest.round_trip(&mut rig, 1);
+    // One that is gone is asked for no more.
+    let guest = rig.attach(8, 51712, "w");
+    rig.disks.withhold(&guest.back_dir, true);
+    rig.settle();
+    assert!(rig.service.awaits_disks());
+    rig.remove(&guest);
+    rig.settle();
+    assert!(!rig.service.awaits_disks());
+}
+
 /// XenStore is for states: a ring that runs empty and goes on costs no look at them.
 #[test]
 fn a_ring_that_runs_empty_asks_nothing_of_the_store() {

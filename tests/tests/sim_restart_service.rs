@@ -95,6 +95,29 @@ fn who_is_told_to_end_leaves_nothing_to_be_done_again() {
 }
 
 #[test]
+fn a_disk_that_a_dead_process_still_uses_keeps_nobody_waiting() {
+    let mut rig = rig();
+    let mut waiting = in_flight(&mut rig, 7, 2);
+    let mut other = in_flight(&mut rig, 8, 2);
+    let mut rig = rig.restarted();
+    rig.disks.withhold(&waiting.back_dir, true);
+    rig.settle();
+    assert!(rig.service.awaits_disks());
+    assert_eq!(rig.state(&waiting), "4", "nobody sees it");
+    assert_eq!(other.answers().len(), 2);
+    other.round_trip(&mut rig, 5);
+    for last in [false, true] {
+        assert!(waiting.answers().is_empty());
+        rig.disks.withhold(&waiting.back_dir, !last);
+        rig.service.ask_again();
+        rig.settle();
+    }
+    assert!(!rig.service.awaits_disks());
+    assert_eq!(waiting.answers().len(), 2);
+    waiting.round_trip(&mut rig, 6);
+}
+
+#[test]
 fn suspects_of_two_disks_are_not_blamed_for_each_other() {
     let mut rig = rig();
     let guests = [7, 8].map(|front| in_flight(&mut rig, front, 2));

@@ -77,7 +77,9 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             }
             // One that is new, or gone already: nobody else is looked at for its sake.
             Some(id) if all.is_some() => {
-                self.unknown.insert(id);
+                if self.part.has(id) {
+                    self.unknown.insert(id);
+                }
             }
             // A device that is gone, by its watch on the frontend's state: nothing to find.
             _ => self.rescan |= all.is_some(),
@@ -108,7 +110,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
                     let Some(id) = DeviceId::from_names(*kind, &front, &vdev) else {
                         continue;
                     };
-                    if self.devices.contains_key(&id) {
+                    if !self.part.has(id) || self.devices.contains_key(&id) {
                         continue;
                     }
                     if !self.claim(id)? {
@@ -189,10 +191,15 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
         );
         // It may just have been connected.
         self.suspects = true;
+        match device.later {
+            true => self.later.insert(id),
+            false => self.later.remove(&id),
+        };
         match life {
             Ok(Life::Goes) => {}
             Ok(Life::Over) => {
                 self.devices.remove(&id);
+                self.later.remove(&id);
                 self.due.retain(|due| *due != id);
                 self.statistics.remove(id);
             }
@@ -203,6 +210,17 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
         }
         self.list(id);
         Ok(())
+    }
+
+    /// Whether disks are to be asked for again, in a moment, by [`ask_again`](Self::ask_again): what an earlier process was doing
+    /// to them is still under way.
+    pub fn awaits_disks(&self) -> bool {
+        !self.later.is_empty()
+    }
+
+    /// Has the next [`control`](Self::control) ask again for the disks that were not to be had yet.
+    pub fn ask_again(&mut self) {
+        self.dirty.append(&mut self.later);
     }
 
     /// Looks at the size of every connected disk, and tells the frontends of those that changed. `false` if none is connected.

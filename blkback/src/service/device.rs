@@ -119,6 +119,8 @@ pub(super) struct Device<'p, P: Platform> {
     first: usize,
     /// Whether the service has it among those that have something to do without being rung.
     pub(super) listed: bool,
+    /// Since the last look: its disk is to be asked for again.
+    pub(super) later: bool,
 }
 
 impl<'p, P: Platform> Device<'p, P> {
@@ -170,6 +172,7 @@ impl<'p, P: Platform> Device<'p, P> {
             share: Share::default(),
             first: 0,
             listed: false,
+            later: false,
         }
     }
 
@@ -214,6 +217,7 @@ impl<'p, P: Platform> Device<'p, P> {
             store.watch(&path, &self.token)?;
             self.watching = true;
         }
+        self.later = false;
         for _ in 0..STEPS {
             let view = self.view(store, disks)?;
             let action = back::step(Class::Vbd, &view);
@@ -232,10 +236,15 @@ impl<'p, P: Platform> Device<'p, P> {
                 BackAction::Connect => {
                     if self.connect(platform, store, disks, doorbells, false)? {
                         self.announce(store)?;
+                    } else if self.later {
+                        return Ok(Life::Goes);
                     }
                 }
                 BackAction::Resume => {
                     self.connect(platform, store, disks, doorbells, true)?;
+                    if self.later {
+                        return Ok(Life::Goes);
+                    }
                 }
                 BackAction::BeginClosing => {
                     paths::switch_state(store, &self.dir, XenbusState::Closing)?;
@@ -345,7 +354,7 @@ impl<'p, P: Platform> Device<'p, P> {
         }
         // Whoever runs a script wants to see state 2 first.
         if self.toolstack.hotplug != Hotplug::Script && !self.open(store, disks)? {
-            return Ok(true);
+            return Ok(!self.later);
         }
         negotiate::write_offer(store, &self.dir, &self.offer)?;
         if let Some(disk) = &self.disk {

@@ -41,7 +41,8 @@ impl<D: DiskIo + 'static> From<Box<D>> for OpenDisk {
 /// Opens the disks that a service serves.
 pub trait Disks {
     /// Opens the disk of the device with this backend directory. `read_only` is what the `mode` node says; the disk may be
-    /// read-only beyond that. Counts into `stats`.
+    /// read-only beyond that. Counts into `stats`. `None`: what an earlier process was doing to it is still under way, so it is
+    /// asked for again in a moment.
     ///
     /// # Errors
     /// In words for the `error` node, naming what is wrong with what.
@@ -50,7 +51,7 @@ pub trait Disks {
         backend_dir: &str,
         read_only: bool,
         stats: &Arc<Stats>,
-    ) -> Result<OpenDisk, DiskError>;
+    ) -> Result<Option<OpenDisk>, DiskError>;
 
     /// The journal of the device with this backend directory, whose disk is open: the same for every process of this domain.
     /// `None` if nobody keeps one; what is in flight when the process dies is then lost with it.
@@ -92,11 +93,11 @@ pub struct Image {
 
 /// Opens images: when hosted, by asking the broker. A backend opens nothing by path.
 pub trait Images {
-    /// Opens the image of the device with this backend directory.
+    /// Opens the image of the device with this backend directory; `None` if it is to be asked for again, see [`Disks::open`].
     ///
     /// # Errors
     /// In words for the `error` node.
-    fn open(&mut self, backend_dir: &str) -> Result<Image, DiskError>;
+    fn open(&mut self, backend_dir: &str) -> Result<Option<Image>, DiskError>;
 
     /// The journal of the device with this backend directory; see [`Disks::journal`].
     ///
@@ -157,8 +158,10 @@ impl<I: Images> Disks for Files<I> {
         backend_dir: &str,
         read_only: bool,
         stats: &Arc<Stats>,
-    ) -> Result<OpenDisk, DiskError> {
-        let image = self.images.open(backend_dir)?;
+    ) -> Result<Option<OpenDisk>, DiskError> {
+        let Some(image) = self.images.open(backend_dir)? else {
+            return Ok(None);
+        };
         let read_only = read_only || image.read_only;
         let disk = self.storage(image.source, read_only, stats)?;
         let disk = image.layers.wrap(disk, read_only, backend_dir)?;
@@ -168,10 +171,10 @@ impl<I: Images> Disks for Files<I> {
             // It leaves the set when the disk closes it.
             watch(set, sink::wake_fd(&*disk, fd))?;
         }
-        Ok(OpenDisk {
+        Ok(Some(OpenDisk {
             io: disk,
             waiting: image.layers.waiting(),
-        })
+        }))
     }
 
     fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {

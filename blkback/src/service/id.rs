@@ -80,6 +80,15 @@ impl DeviceId {
         (id.backend_dir(back) == dir).then_some(id)
     }
 
+    /// Which of so many threads serves it: the disks of one guest one after the other, and so those of different guests.
+    pub(super) fn thread(self, threads: u16) -> u16 {
+        // Numbers of whole disks are 16 apart, those of the extended scheme 256 (`xen/io/blkif.h`).
+        let disk = (self.vdev >> 4).wrapping_add(self.vdev >> 8);
+        let sum = disk.wrapping_add(self.front.get().into());
+        let thread = sum.checked_rem(threads.into()).unwrap_or(0);
+        u16::try_from(thread).unwrap_or(0)
+    }
+
     /// Its directory in the store, in domain `back`.
     pub fn backend_dir(self, back: DomId) -> StorePath {
         paths::typed_backend_dir(self.backend.name(), back, self.front, self.vdev)

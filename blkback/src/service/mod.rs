@@ -3,12 +3,15 @@
 //! [`run`] is the whole program of a block driver domain on a platform with descriptors. What it is made of can be driven by
 //! hand: a [`Service`] that looks at XenStore in [`control`](Service::control) and at rings in [`serve`](Service::serve).
 //!
+//! A process may have several threads ([`Crew`]): each has a service of its own, with its share of the devices.
+//!
 //! A service that is stopped ([`Service::stop`]) does not close its devices: it finishes what it took, flushes and lets go,
 //! with all states as they are, so that the next process of the domain goes on.
 
 mod alone;
 mod board;
 mod control;
+mod crew;
 mod device;
 mod disks;
 mod doorbells;
@@ -22,6 +25,7 @@ mod turn;
 mod waiting;
 
 pub use board::STATISTICS_BYTES;
+pub use crew::{Crew, THREADS_MAX, Worker};
 pub use disks::{DiskError, Disks, Files, Image, Images, Kept, OpenDisk, Source};
 pub use doorbells::{Doorbells, Polled};
 pub use id::{BackendType, DeviceId, RingId};
@@ -38,6 +42,7 @@ use std::sync::Arc;
 use crate::grants::persistent::Budget;
 use crate::negotiate::Offer;
 use control::root;
+use crew::Part;
 use device::Device;
 use ringfence_core::platform::Platform;
 use ringfence_core::store::{Store, StoreError};
@@ -58,6 +63,8 @@ pub struct Service<'p, P: Platform, D, B = Polled> {
     devices: BTreeMap<DeviceId, Device<'p, P>>,
     statistics: Arc<Statistics>,
     dirty: BTreeSet<DeviceId>,
+    /// Devices whose disks are to be asked for again.
+    later: BTreeSet<DeviceId>,
     /// Devices that have something to do without being rung, each once: a turn costs what these cost, however many there are.
     due: Vec<DeviceId>,
     /// Devices that are somebody else's, each of which was named once.
@@ -75,6 +82,8 @@ pub struct Service<'p, P: Platform, D, B = Polled> {
     /// How many pages of guests may stay mapped.
     budget: Arc<Budget>,
     waiting: Waiting,
+    /// Which of the process's threads this is.
+    part: Part,
 }
 
 impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
@@ -114,6 +123,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             devices: BTreeMap::new(),
             statistics: Arc::default(),
             dirty: BTreeSet::new(),
+            later: BTreeSet::new(),
             due: Vec::new(),
             foreign: BTreeSet::new(),
             unknown: BTreeSet::new(),
@@ -127,6 +137,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             },
             budget: Arc::new(Budget::new(MAPPED_PAGES)),
             waiting: Waiting::Block,
+            part: Part::default(),
         })
     }
 
@@ -141,8 +152,15 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
     }
 
     /// Counts there from now on. Call it before the first look at XenStore.
-    pub fn count_in(&mut self, statistics: Statistics) {
-        self.statistics = Arc::new(statistics);
+    pub fn count_in(&mut self, statistics: Arc<Statistics>) {
+        self.statistics = statistics;
+    }
+
+    /// Is one of several services of this process from now on, each with a thread and a share of the devices of its own. Call it
+    /// before the first look at XenStore.
+    pub fn join(&mut self, crew: &Arc<Crew>, index: u16) {
+        self.budget = Arc::clone(&crew.budget);
+        self.part = Part::new(Arc::clone(crew), index);
     }
 
     /// The counters of all devices, to be read in any thread.
@@ -193,5 +211,6 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
         for device in self.devices.values_mut() {
             device.release(&mut self.doorbells);
         }
+        self.part.leave();
     }
 }

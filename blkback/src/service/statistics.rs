@@ -1,17 +1,18 @@
 //! The counters of all devices, for readers in other threads.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::board::Board;
 use super::id::DeviceId;
-use crate::stats::{Counter, Snapshot, Stats};
+use crate::stats::{Snapshot, Stats};
 
 /// The counters of the devices of a service. Shared; may be read at any time, also while devices come and go (XSA-528).
 #[derive(Debug, Default)]
 pub struct Statistics {
     devices: Mutex<Devices>,
-    waits: Counter,
+    /// Of all threads.
+    waits: AtomicU64,
     board: Option<Arc<Board>>,
 }
 
@@ -53,24 +54,26 @@ impl Statistics {
 
     /// Times the service asked the system what happened, `epoll_wait`: for all devices together.
     pub fn waits(&self) -> u64 {
-        self.waits.get()
+        self.waits.load(Ordering::Relaxed)
     }
 
     pub(super) fn waited(&self) {
-        self.waits.add(1);
+        let before = self.waits.fetch_add(1, Ordering::Relaxed);
         if let Some(board) = &self.board {
-            board.set_waits(self.waits.get());
+            board.set_waits(before.wrapping_add(1));
         }
     }
 
     /// Counters for a device that was found.
     pub(super) fn insert(&self, id: DeviceId) -> Arc<Stats> {
+        // One thread at a time takes a page.
+        let mut devices = self.devices();
         let stats = match &self.board {
             Some(board) => board.stats(id),
             None => Stats::default(),
         };
         let stats = Arc::new(stats);
-        self.devices().present.push((id, Arc::clone(&stats)));
+        devices.present.push((id, Arc::clone(&stats)));
         stats
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ringfence_core::platform::Platform;
 
 use super::Service;
+use super::alone::Allowed;
 use super::device::{Device, Round, Served};
 use super::disks::Disks;
 use super::doorbells::Doorbells;
@@ -66,9 +67,11 @@ impl<P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'_, P, D, B> {
     /// Serves a ring whose doorbell was rung, within what the last [`serve`](Self::serve) left of its device's share.
     pub fn rung(&mut self, ring: RingId, budget: u32, now: Duration) -> Turn {
         let mut turn = Turn::default();
-        if self.alone().is_some_and(|alone| alone != ring) {
+        match self.allowed() {
+            Allowed::All => {}
+            Allowed::Only(alone) if alone == ring => {}
             // Rung it stays.
-            return turn;
+            Allowed::Only(_) | Allowed::Finish => return turn,
         }
         let round = self.round(budget, now);
         if let Some(device) = self.devices.get_mut(&ring.device) {
@@ -85,7 +88,7 @@ impl<P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'_, P, D, B> {
     /// Asks every channel and serves those that were rung: for worlds without descriptors.
     pub fn poll(&mut self, budget: u32, now: Duration) -> Turn {
         let mut turn = Turn::default();
-        if self.alone().is_some() {
+        if self.allowed() != Allowed::All {
             return turn;
         }
         self.round = self.round.saturating_add(1);
@@ -107,8 +110,10 @@ impl<P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'_, P, D, B> {
     pub fn serve(&mut self, budget: u32, now: Duration) -> Turn {
         self.round = self.round.saturating_add(1);
         let round = self.round(budget, now);
-        if let Some(ring) = self.alone() {
-            return self.serve_alone(ring, &round);
+        match self.allowed() {
+            Allowed::All => {}
+            Allowed::Only(ring) => return self.serve_alone(ring, &round),
+            Allowed::Finish => return self.finish(&round),
         }
         let mut turn = Turn::default();
         let mut due = core::mem::take(&mut self.due);

@@ -5,8 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use ringfence_blkback::service::{self, Files, Options};
-use ringfence_blkback::sink::Uring;
+use ringfence_blkback::service::{self, Options};
 use ringfence_linux::Linux;
 use ringfence_process::child::inherited_socket;
 use ringfence_process::probe::{self, Attempt, Targets, outcome};
@@ -39,8 +38,11 @@ pub fn run(options: &BackendOptions, probe: Option<&ProbeTargets>) -> Result<()>
     let link = Arc::new(Link::new(inherited_socket()?));
     let (who, _lock) = link.hello().context("the supervisor does not answer")?;
     let platform = Linux::with_files(who.domid(), link.clone());
-    let store = platform.store().context("no xenstore")?;
-    let (report, ring) = confine(options, IOCTLS)?;
+    let stores = (0..options.threads).map(|_| platform.store());
+    let stores = stores
+        .collect::<Result<Vec<_>, _>>()
+        .context("no xenstore")?;
+    let (report, rings) = confine(options, IOCTLS)?;
     if let Some(targets) = probe {
         let targets = Targets {
             parent_pid: who.supervisor,
@@ -49,7 +51,7 @@ pub fn run(options: &BackendOptions, probe: Option<&ProbeTargets>) -> Result<()>
             socket: targets.socket.clone(),
             abstract_socket: targets.abstract_socket.clone().into_bytes(),
         };
-        let mut ring = ring;
+        let mut ring = rings.into_iter().next();
         let mut attempts = probe::probe_sandbox(&targets, ring.as_mut());
         attempts.extend(devices());
         return backend::print(&report, &attempts);
@@ -59,8 +61,7 @@ pub fn run(options: &BackendOptions, probe: Option<&ProbeTargets>) -> Result<()>
         "pid": std::process::id(), "domid": who.domid, "name": who.name, "supervisor": who.supervisor,
         "types": backend::types(&toolstack), "sandbox": report.to_string(),
     });
-    let uring = ring.map(|ring| Uring::new(ring.into_inner()));
-    let disks = Files::new(FromSupervisor(link.clone()), uring);
+    let workers = backend::workers(stores, rings, &FromSupervisor(link.clone()));
     let options = Options {
         toolstack,
         waiting: options.wait,
@@ -69,7 +70,7 @@ pub fn run(options: &BackendOptions, probe: Option<&ProbeTargets>) -> Result<()>
     };
     use std::os::fd::AsFd as _;
     backend::report(identity, |say_ready| {
-        service::run(&platform, store, disks, stop.as_fd(), options, |counters| {
+        service::run(&platform, workers, stop.as_fd(), options, |counters| {
             say_ready(counters);
             if let Err(error) = link.ready() {
                 tracing::warn!(%error, "cannot tell the supervisor");

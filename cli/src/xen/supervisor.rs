@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ringfence_core::store::Store;
 use ringfence_linux::DeviceFiles;
@@ -25,25 +25,12 @@ use super::supervisor_statistics::{Published, Status};
 use crate::signals::Reload;
 use crate::upgrade;
 
-/// How long I/O of a dead process may keep the next one from its image.
-const FENCE: Duration = Duration::from_secs(60);
-/// How often the lock is tried meanwhile: there is no event to wait for.
-const RETRY: Duration = Duration::from_millis(20);
-
-/// An image that could not be opened yet.
-#[derive(Debug)]
-struct PendingImage {
-    backend_dir: String,
-    deadline: Instant,
-}
-
 #[derive(Debug)]
 struct Process {
     child: Child,
     link: OwnedFd,
     /// The process closed its end, or says what makes no sense.
     deaf: bool,
-    pending: Option<PendingImage>,
 }
 
 /// A driver domain's parent.
@@ -156,7 +143,6 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
                     ended => ended,
                 });
             }
-            self.retry();
             if self.restarts.due().is_some_and(|at| at <= Instant::now()) {
                 self.restart();
             }
@@ -192,7 +178,6 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
             child,
             link,
             deaf: false,
-            pending: None,
         });
         self.restarts.started(Instant::now());
         Ok(())
@@ -211,16 +196,10 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
         reload: BorrowedFd<'_>,
         stopping: bool,
     ) -> io::Result<Ready> {
-        let now = Instant::now();
-        let pending = self.process.as_ref().and_then(|it| it.pending.as_ref());
         let due = self.restarts.due();
-        let timeout = due
-            .map(|at| at.saturating_duration_since(now))
-            .into_iter()
-            .chain(pending.map(|_| RETRY))
-            .min()
-            .and_then(|left| Timespec::try_from(left).ok());
-        let listens = |it: &&Process| !it.deaf && it.pending.is_none();
+        let left = due.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        let listens = |it: &&Process| !it.deaf;
         let mut fds = Vec::with_capacity(4);
         let mut add = |fd| {
             fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
@@ -250,7 +229,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
         })
     }
 
-    /// Takes one question and answers it, if it can be answered now.
+    /// Takes one question and answers it.
     fn take(&mut self) {
         let Some(process) = &mut self.process else {
             return;
@@ -276,16 +255,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
                 (Answer::Welcome(self.identity.clone()), lock)
             }
             Ask::Device(device) => self.files.device(device),
-            Ask::OpenImage { backend_dir } => match self.files.image(&backend_dir) {
-                Some(given) => given,
-                None => {
-                    process.pending = Some(PendingImage {
-                        backend_dir,
-                        deadline: Instant::now() + FENCE,
-                    });
-                    return;
-                }
-            },
+            Ask::OpenImage { backend_dir } => self.files.image(&backend_dir),
             Ask::Journal { backend_dir } => self.files.journal(&backend_dir),
             Ask::Statistics => given_statistics(self.published.as_ref()),
             Ask::Ready => {
@@ -293,23 +263,6 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
                 return;
             }
         };
-        process.answer(given);
-    }
-
-    /// Tries again what waits for the I/O of a dead process.
-    fn retry(&mut self) {
-        let Some(process) = &mut self.process else {
-            return;
-        };
-        let Some(pending) = &process.pending else {
-            return;
-        };
-        let given = match self.files.image(&pending.backend_dir) {
-            Some(given) => given,
-            None if Instant::now() < pending.deadline => return,
-            None => self.files.too_late(&pending.backend_dir),
-        };
-        process.pending = None;
         process.answer(given);
     }
 

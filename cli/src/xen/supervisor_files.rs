@@ -57,6 +57,7 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
 
     /// The process died: what it was doing to its images may go on for a while.
     pub(super) fn process_died(&mut self, exit: Exit) {
+        self.images.process_died(|_| true);
         self.opened.clear();
         if let Some(journals) = &self.journals {
             journals.sweep(self.domid, &mut self.store);
@@ -77,12 +78,12 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
         }
     }
 
-    /// The image of the device with this backend directory. `None`: I/O of a dead process is still under way, ask again.
-    pub(super) fn image(&mut self, backend_dir: &str) -> Option<Given> {
+    /// The image of the device with this backend directory, unless I/O of a dead process is still under way.
+    pub(super) fn image(&mut self, backend_dir: &str) -> Given {
         match self.open(backend_dir) {
-            Ok(Some((spec, fds))) => Some((Answer::Image { spec }, fds)),
-            Ok(None) => None,
-            Err(words) => Some(refused(&words, 0)),
+            Ok(Some((spec, fds))) => (Answer::Image { spec }, fds),
+            Ok(None) => (Answer::Later, Vec::new()),
+            Err(words) => refused(&words, 0),
         }
     }
 
@@ -103,11 +104,6 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
     fn id(&self, backend_dir: &str) -> Option<DeviceId> {
         DeviceId::from_backend_dir(self.domid, backend_dir)
             .filter(|id| self.toolstack.types.contains(&id.backend))
-    }
-
-    /// Why an image could not be opened in time.
-    pub(super) fn too_late(&self, backend_dir: &str) -> Given {
-        refused(&self.images.still_in_use(backend_dir), 0)
     }
 
     fn open(&mut self, backend_dir: &str) -> Result<Option<(ImageSpec, Vec<OwnedFd>)>, String> {

@@ -76,6 +76,8 @@ pub(super) enum Answer {
         /// What the configuration says of it.
         spec: ImageSpec,
     },
+    /// The image is not to be had yet: ask again.
+    Later,
     /// The journal; its descriptor comes with this, unless nobody keeps any.
     Journal {
         /// What tells the device's image from others.
@@ -169,7 +171,7 @@ impl Link {
         }
     }
 
-    fn image(&self, backend_dir: &str) -> Result<Image, DiskError> {
+    fn image(&self, backend_dir: &str) -> Result<Option<Image>, DiskError> {
         let ask = Ask::OpenImage {
             backend_dir: backend_dir.to_owned(),
         };
@@ -179,8 +181,9 @@ impl Link {
                 let file = fds
                     .pop()
                     .ok_or(io::Error::from(io::ErrorKind::InvalidData))?;
-                image::opened(&spec, file, backing)
+                image::opened(&spec, file, backing).map(Some)
             }
+            (Answer::Later, _) => Ok(None),
             _ => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
         }
     }
@@ -221,11 +224,11 @@ impl DeviceFiles for Link {
 }
 
 /// Images as the supervisor opens them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct FromSupervisor(pub(super) std::sync::Arc<Link>);
 
 impl Images for FromSupervisor {
-    fn open(&mut self, backend_dir: &str) -> Result<Image, DiskError> {
+    fn open(&mut self, backend_dir: &str) -> Result<Option<Image>, DiskError> {
         self.0.image(backend_dir)
     }
 

@@ -155,8 +155,13 @@ impl Host {
 
     /// One whose process is followed by another when it dies.
     pub(crate) fn restarted(&self, name: &str) -> Running {
+        self.restarted_with(name, &[])
+    }
+
+    /// The same with more options.
+    pub(crate) fn restarted_with(&self, name: &str, more: &[&str]) -> Running {
         let arguments = ["driver-domain", name, "--restart=on-failure"];
-        Running::start(&self.path("run"), &arguments)
+        Running::start(&self.path("run"), &[&arguments, more].concat())
     }
 
     /// A guest that exports its only disk, and the URI of that.

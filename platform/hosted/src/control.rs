@@ -45,6 +45,8 @@ pub(crate) enum Request {
     Record { backend_path: String, bytes: u32 },
     /// Where the sender's domain counts for others to see: so many bytes, made if missing.
     Statistics { bytes: u32 },
+    /// Another connection to the store.
+    Store,
 }
 
 /// From the broker to a domain; the descriptors are listed in their order.
@@ -63,10 +65,14 @@ pub(crate) enum Reply {
     Port { port: u32 },
     /// The image.
     Image { spec: ImageSpec, bytes: u64 },
+    /// The image is not to be had yet: ask again.
+    Later,
     /// The record, and what tells the disk's image from others.
     Record { image: [u64; 2] },
     /// The memory.
     Statistics,
+    /// The connection.
+    Store,
     /// Refused.
     Refused(Refusal),
 }
@@ -86,7 +92,7 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 pub(crate) struct Link {
     socket: OwnedFd,
-    /// Held from a question to its answer, which may take as long as the I/O of a dead process.
+    /// Held from a question to its answer.
     calls: Mutex<()>,
     /// Ports whose closing the socket did not take. Never held while anybody waits: closing waits for nobody (XSA-441).
     unsent: Mutex<Vec<u32>>,
@@ -189,7 +195,7 @@ mod tests {
         .unwrap();
         let link = Link::new(ours);
         let request = Request::OpenImage {
-            backend_path: "one that a dead process still writes to".into(),
+            backend_path: "/local/domain/1/backend/vbd/2/51712".into(),
         };
         std::thread::scope(|scope| {
             let caller = scope.spawn(|| link.call(&request));

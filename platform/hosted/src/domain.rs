@@ -117,6 +117,22 @@ impl Hosted {
         Ok((hosted, HostedStore::new(StoreSocket::new(store))))
     }
 
+    /// Another connection to the store, as for another thread; so many as a process may have threads.
+    ///
+    /// # Errors
+    /// [`PlatformError`] if there are too many.
+    pub fn another_store(&self) -> Result<HostedStore, PlatformError> {
+        let (reply, fds) = self.0.link.call(&Request::Store)?;
+        match (reply, <[_; 1]>::try_from(fds)) {
+            (Reply::Store, Ok([store])) => Ok(HostedStore::new(StoreSocket::new(store))),
+            (Reply::Refused(Refusal::Errno(errno)), _) => Err(PlatformError { op: "store", errno }),
+            (Reply::Refused(_), _) => {
+                Err(crate::control::failed("store", rustix::io::Errno::MFILE))
+            }
+            _ => Err(crate::control::failed("store", rustix::io::Errno::BADMSG)),
+        }
+    }
+
     /// The domain's name.
     pub fn name(&self) -> &str {
         &self.0.name
@@ -149,13 +165,12 @@ impl Hosted {
         evtchn::open(&self.0.link, &request, self.0.domid, port)
     }
 
-    /// Asks for the image of one of our disks, named by its backend directory in the store.
-    ///
-    /// Waits while I/O of an earlier process of this domain is still under way.
+    /// Asks for the image of one of our disks, named by its backend directory in the store. `None` while I/O of an earlier
+    /// process of this domain is still under way: ask again.
     ///
     /// # Errors
     /// [`OpenImageError::Image`] says what is wrong with the image, in words for the `error` node.
-    pub fn open_image(&self, backend_path: &str) -> Result<OpenedImage, OpenImageError> {
+    pub fn open_image(&self, backend_path: &str) -> Result<Option<OpenedImage>, OpenImageError> {
         let request = Request::OpenImage {
             backend_path: backend_path.to_owned(),
         };
@@ -163,13 +178,14 @@ impl Hosted {
         let mut files = fds.into_iter().map(File::from);
         match (reply, files.next()) {
             (Reply::Image { spec, bytes }, Some(file)) if files.len() == spec.backing.len() => {
-                Ok(OpenedImage {
+                Ok(Some(OpenedImage {
                     file,
                     backing: files.collect(),
                     spec,
                     bytes,
-                })
+                }))
             }
+            (Reply::Later, None) => Ok(None),
             (Reply::Refused(Refusal::Image(error)), _) => Err(error.into()),
             _ => Err(crate::control::failed("open_image", rustix::io::Errno::BADMSG).into()),
         }

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::image::{ImageError, ImageFormat, ImageSpec};
 use crate::locks::{Conflict, Use};
 use crate::nbd::{Address, Fence};
 use crate::open::{self, BACKING_MAX, Busy, Identity, Wish};
+
+/// How long I/O of a dead process may keep the next one from its image.
+const FENCE: Duration = Duration::from_secs(60);
 
 /// An open image with its locks.
 #[derive(Debug)]
@@ -32,12 +36,45 @@ struct Disk {
     served: bool,
     /// By which that of a server's disk is waited for.
     fence: Option<Fence>,
+    /// When a process was first told to ask again.
+    waits: Option<Instant>,
+}
+
+impl Disk {
+    /// Of which nothing is known but what it is for.
+    const fn new(spec: ImageSpec, name: String) -> Self {
+        Self {
+            spec,
+            name,
+            identity: (0, 0),
+            served: false,
+            fence: None,
+            waits: None,
+        }
+    }
+
+    /// Whether whoever asks may go on asking. Once that is refused a new time begins.
+    fn may_wait(&mut self, patience: Duration) -> bool {
+        let since = *self.waits.get_or_insert_with(Instant::now);
+        let may = since.elapsed() < patience;
+        if !may {
+            self.waits = None;
+        }
+        may
+    }
 }
 
 /// The images of all disks, by backend directory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Images {
     disks: BTreeMap<String, Disk>,
+    patience: Duration,
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self::with_patience(FENCE)
+    }
 }
 
 fn open(spec: &ImageSpec) -> Result<Result<Opened, Busy>, ImageError> {
@@ -118,6 +155,12 @@ fn connect(spec: &ImageSpec) -> Result<Opened, ImageError> {
 }
 
 impl Images {
+    /// Images for which a process may be told to ask again for so long.
+    pub const fn with_patience(patience: Duration) -> Self {
+        let disks = BTreeMap::new();
+        Self { disks, patience }
+    }
+
     fn in_use(
         &self,
         target: &Path,
@@ -157,11 +200,8 @@ impl Images {
             }
             Ok(Opened { identity, .. }) => {
                 let disk = Disk {
-                    spec,
-                    name,
                     identity,
-                    served: false,
-                    fence: None,
+                    ..Disk::new(spec, name)
                 };
                 self.disks.insert(backend.to_owned(), disk);
                 Ok(())
@@ -178,14 +218,7 @@ impl Images {
         {
             return true;
         }
-        let disk = Disk {
-            spec,
-            name,
-            identity: (0, 0),
-            served: false,
-            fence: None,
-        };
-        self.disks.insert(backend.to_owned(), disk);
+        self.disks.insert(backend.to_owned(), Disk::new(spec, name));
         false
     }
 
@@ -201,24 +234,34 @@ impl Images {
         self.disks.remove(backend);
     }
 
+    /// The process that asked for those of these disks is dead: the next one may wait as long.
+    pub fn process_died(&mut self, of: impl Fn(&str) -> bool) {
+        let disks = self.disks.iter_mut().filter(|(path, _)| of(path));
+        disks.for_each(|(_, disk)| disk.waits = None);
+    }
+
     /// Opens the image of a disk. `Ok(None)`: the last process's I/O is still under way, ask again.
     ///
     /// # Errors
-    /// [`ImageError`], in words for the `error` node.
+    /// [`ImageError`], in words for the `error` node; also when that I/O has been under way for too long.
     pub fn open(&mut self, backend: &str) -> Result<Option<(ImageSpec, Opened)>, ImageError> {
         let Some(disk) = self.disks.get_mut(backend) else {
             return Err(ImageError::NoDisk {
                 backend_path: backend.to_owned(),
             });
         };
+        let spec = disk.spec.clone();
         if disk.fence.as_mut().is_some_and(|fence| !fence.is_over()) {
-            return Ok(None);
+            if disk.may_wait(self.patience) {
+                return Ok(None);
+            }
+            return Err(self.in_use(&spec.target, Conflict::Used, (0, 0), backend));
         }
         disk.fence = None;
-        let (spec, served) = (disk.spec.clone(), disk.served);
         match open(&spec)? {
             Ok(opened) => {
                 disk.served = true;
+                disk.waits = None;
                 disk.identity = opened.identity;
                 if spec.format == ImageFormat::Nbd {
                     let fence = Fence::new(&opened.file);
@@ -230,7 +273,7 @@ impl Images {
                 }
                 Ok(Some((spec, opened)))
             }
-            Err(_) if served => Ok(None),
+            Err(_) if disk.served && disk.may_wait(self.patience) => Ok(None),
             Err((conflict, identity)) => {
                 Err(self.in_use(&spec.target, conflict, identity, backend))
             }
@@ -242,15 +285,5 @@ impl Images {
         let disk = self.disks.get(backend).filter(|disk| disk.served)?;
         let (device, inode) = disk.identity;
         Some([device, inode])
-    }
-
-    /// Why a disk's image could not be opened in time.
-    pub fn still_in_use(&self, backend: &str) -> ImageError {
-        match self.disks.get(backend) {
-            Some(disk) => self.in_use(&disk.spec.target, Conflict::Used, disk.identity, backend),
-            None => ImageError::NoDisk {
-                backend_path: backend.to_owned(),
-            },
-        }
     }
 }

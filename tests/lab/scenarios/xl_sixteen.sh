@@ -1,9 +1,9 @@
-# Sixteen disks of ours in one guest, all busy at once, each with its own data.
+# Sixteen disks of ours in one guest, all busy at once, each with its own data, served by three threads.
 # shows: Linux 6.1 blkfront: 16 disks at once
 # needs: ringfence
 # set: all
 # seconds: 180
-ringfence_backend
+ringfence_backend --threads=3
 disks=
 for letter in a b c d e f g h i j k l m n o p; do
   disks="$disks $(disk $(disk_image $letter.img 8) xvd$letter)"

@@ -1,7 +1,7 @@
 //! Disks in memory that remember everything, answer when they are told to, and refuse nothing.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -151,6 +151,7 @@ impl DiskIo for Recording {
 pub struct RecordingDisks {
     disks: Rc<RefCell<BTreeMap<String, Rc<RefCell<Shared>>>>>,
     refuse: Rc<RefCell<Option<&'static str>>>,
+    later: Rc<RefCell<BTreeSet<String>>>,
     journals: Rc<RefCell<Option<BTreeMap<String, SimWords>>>>,
     sim: Option<Sim>,
 }
@@ -195,6 +196,15 @@ impl RecordingDisks {
         }
     }
 
+    /// Whoever asks for the disk of this backend directory is to ask again, from now on; or not any more.
+    pub fn withhold(&self, backend_dir: &str, on: bool) {
+        let mut later = self.later.borrow_mut();
+        match on {
+            true => later.insert(backend_dir.to_owned()),
+            false => later.remove(backend_dir),
+        };
+    }
+
     /// From now on no disk can be opened, for this reason; or again.
     pub fn refuse(&self, reason: Option<&'static str>) {
         *self.refuse.borrow_mut() = reason;
@@ -202,17 +212,25 @@ impl RecordingDisks {
 }
 
 impl Disks for RecordingDisks {
-    fn open(&mut self, backend_dir: &str, _: bool, _: &Arc<Stats>) -> Result<OpenDisk, DiskError> {
+    fn open(
+        &mut self,
+        backend_dir: &str,
+        _: bool,
+        _: &Arc<Stats>,
+    ) -> Result<Option<OpenDisk>, DiskError> {
         if let Some(reason) = *self.refuse.borrow() {
             return Err(reason.into());
+        }
+        if self.later.borrow().contains(backend_dir) {
+            return Ok(None);
         }
         let disk = self.of(backend_dir);
         disk.borrow_mut().opened += 1;
         let waiting = disk.borrow().waiting;
-        Ok(OpenDisk {
+        Ok(Some(OpenDisk {
             io: Box::new(Recording(disk)),
             waiting,
-        })
+        }))
     }
 
     fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {

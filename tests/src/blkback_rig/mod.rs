@@ -10,9 +10,10 @@ pub use disk::{RecordingDisks, SECTORS, Shared};
 pub use guest::{Guest, discard, indirect, read, request, write, write_segments};
 pub use rings::{OtherRing, Pages};
 
+use std::num::NonZero;
 use std::time::Duration;
 
-use ringfence_blkback::service::{Service, Toolstack};
+use ringfence_blkback::service::{Crew, Service, Toolstack};
 use ringfence_core::DomId;
 use ringfence_core::store::{Perm, Store, StoreError, StoreExt, Tx, domain_path, join};
 use ringfence_core::xenbus::{Class, paths};
@@ -31,6 +32,8 @@ pub struct Rig {
     pub toolstack: SimStore,
     /// The service.
     pub service: Service<'static, Sim, RecordingDisks, Bells>,
+    /// Those of the process's other threads, if it has any.
+    pub others: Vec<Service<'static, Sim, RecordingDisks, Bells>>,
     /// What the service's disks have seen.
     pub disks: RecordingDisks,
     /// The service's clock.
@@ -56,25 +59,39 @@ impl Rig {
 
     /// The same with devices that this toolstack makes.
     pub fn served(world: World, kind: Toolstack) -> Self {
-        Self::with_disks(world, kind, &RecordingDisks::default())
+        Self::with_disks(world, kind, &RecordingDisks::default(), 1)
+    }
+
+    /// A driver domain without devices whose process has so many threads.
+    pub fn in_threads(threads: u16) -> Self {
+        let (world, disks) = (World::new(), RecordingDisks::default());
+        Self::with_disks(world, Toolstack::HOSTED, &disks, threads)
     }
 
     /// The process of the driver domain dies, if it is not dead yet, and another takes its place.
     #[must_use]
     pub fn restarted(self) -> Self {
+        let threads = u16::try_from(self.others.len() + 1).expect("few");
         let Self { world, disks, .. } = self;
         world.kill(BACK);
-        Self::with_disks(world, Toolstack::HOSTED, &disks)
+        Self::with_disks(world, Toolstack::HOSTED, &disks, threads)
     }
 
-    fn with_disks(world: World, kind: Toolstack, disks: &RecordingDisks) -> Self {
+    fn with_disks(world: World, kind: Toolstack, disks: &RecordingDisks, threads: u16) -> Self {
         let mut toolstack = world.store(DomId::DOM0);
         // A service borrows its platform for as long as it runs: here, as long as the test.
         let back: &'static Sim = Box::leak(Box::new(world.domain(BACK)));
         let disks = disks.of_process(back);
-        let (store, bells) = (back.store(), Bells::default());
-        let service = Service::with_toolstack(back, store, disks.clone(), bells, kind);
-        let service = service.expect("a watch");
+        let crew = Crew::new(NonZero::new(threads).expect("somebody serves"));
+        let mut services = (0..threads).map(|index| {
+            let (store, bells) = (back.store(), Bells::default());
+            let service = Service::with_toolstack(back, store, disks.clone(), bells, kind);
+            let mut service = service.expect("a watch");
+            service.join(&crew, index);
+            service
+        });
+        let service = services.next().expect("somebody serves");
+        let others = services.collect();
         // Where a backend says what went wrong; the toolstack makes it with the domain.
         let errors = join(&domain_path(BACK), "error").expect("a short path");
         let made = toolstack.mkdir(Tx::NONE, &errors);
@@ -85,6 +102,7 @@ impl Rig {
             world,
             toolstack,
             service,
+            others,
             disks,
             now: Duration::ZERO,
         }
@@ -95,14 +113,24 @@ impl Rig {
     /// # Panics
     /// If it never does: that is what a frontend that keeps it busy is after.
     pub fn settle(&mut self) {
+        // One thread may wait for what the next one says after it.
+        let mut rests = 0;
         for _ in 0..2000 {
-            let more = self.service.control().expect("the store lives");
-            let rung = self.service.poll(BUDGET, self.now);
-            let served = self.service.serve(BUDGET, self.now);
-            let busy = [rung, served]
-                .iter()
-                .any(|turn| turn.again | turn.control | turn.worked);
-            if !busy && !more && !self.world.advance() {
+            let mut busy = false;
+            for service in std::iter::once(&mut self.service).chain(&mut self.others) {
+                busy |= service.control().expect("the store lives");
+                let rung = service.poll(BUDGET, self.now);
+                let served = service.serve(BUDGET, self.now);
+                busy |= [rung, served]
+                    .iter()
+                    .any(|turn| turn.again | turn.control | turn.worked);
+            }
+            rests = if busy || self.world.advance() {
+                0
+            } else {
+                rests + 1
+            };
+            if rests > 2 * self.others.len() {
                 return;
             }
         }

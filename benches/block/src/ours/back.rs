@@ -5,7 +5,7 @@ use crate::load::{DISK, Waiting};
 use anyhow::Result;
 use ringfence_blkback::Stats;
 use ringfence_blkback::journal::{self, Record};
-use ringfence_blkback::service::{self, DiskError, Disks, Kept, OpenDisk, Options};
+use ringfence_blkback::service::{self, DiskError, Disks, Kept, OpenDisk, Options, Worker};
 use ringfence_blkback::sink::{Null, Uring};
 use ringfence_core::SectorCount;
 use ringfence_hosted::{Hosted, HostedStore, RestrictedRing};
@@ -30,14 +30,16 @@ impl Disks for Opened {
         backend_dir: &str,
         read_only: bool,
         stats: &Arc<Stats>,
-    ) -> Result<OpenDisk, DiskError> {
+    ) -> Result<Option<OpenDisk>, DiskError> {
         // Also where nothing is stored: the journal is for an image that is open.
-        let image = self.platform.open_image(backend_dir)?;
+        let Some(image) = self.platform.open_image(backend_dir)? else {
+            return Ok(None);
+        };
         match &self.uring {
-            None => Ok(Box::new(Null::new(SectorCount::new(DISK / 512))).into()),
+            None => Ok(Some(Box::new(Null::new(SectorCount::new(DISK / 512))).into())),
             Some(uring) => {
                 let disk = uring.disk(image.file.into(), read_only, Arc::clone(stats))?;
-                Ok(Box::new(disk).into())
+                Ok(Some(Box::new(disk).into()))
             }
         }
     }
@@ -59,15 +61,16 @@ impl Disks for Opened {
 
 /// Serves until its standard input ends.
 pub(super) fn run(platform: &Hosted, store: HostedStore, options: BackOptions) -> Result<Served> {
-    let uring = match options.disk {
+    let ring = match options.disk {
         Disk::Null => None,
-        Disk::File => Some(Uring::new(RestrictedRing::new(RING_ENTRIES)?.into_inner())),
+        Disk::File => Some(RestrictedRing::new(RING_ENTRIES)?),
     };
-    let disks = Opened {
+    let disks = || Opened {
         platform: platform.clone(),
         options,
-        uring,
+        uring: ring.map(|ring| Uring::new(ring.into_inner())),
     };
+    let workers = vec![Worker { store, disks }];
     let waiting = match options.waiting {
         Waiting::Events => service::Waiting::Block,
         Waiting::Spin => service::Waiting::Spin(SPIN),
@@ -78,7 +81,7 @@ pub(super) fn run(platform: &Hosted, store: HostedStore, options: BackOptions) -
     };
     let statistics = OnceLock::new();
     let stop = std::io::stdin();
-    service::run(platform, store, disks, stop.as_fd(), options, |counters| {
+    service::run(platform, workers, stop.as_fd(), options, |counters| {
         let _ = statistics.set(Arc::clone(counters));
     })?;
     let Some(statistics) = statistics.get() else {

@@ -15,6 +15,16 @@ use crate::sink::{Disk, Tray};
 /// The longest `hotplug-error`, in bytes: paths are in it, and a node and its name fit one message.
 const WORDS: usize = 1024;
 
+/// What came of asking for a disk.
+pub(super) enum Opening {
+    /// It is open.
+    Open,
+    /// What an earlier process was doing to it is still under way: it is asked for again in a moment.
+    Later,
+    /// Why there is none, in words for the `error` node.
+    Failed(String),
+}
+
 impl<P: Platform> Device<'_, P> {
     /// Opens the disk if the device waits for its frontend without one: a script may have named it by now, or an earlier process
     /// had it. What a script names and cannot be opened is told and tried again when it names another.
@@ -46,14 +56,15 @@ impl<P: Platform> Device<'_, P> {
         }
         let opened = match &image {
             Ok(_) => self.try_open(store, disks)?,
-            Err(error) => Err(error.clone()),
+            Err(error) => Opening::Failed(error.clone()),
         };
         match opened {
-            Ok(()) => {
+            Opening::Open => {
                 self.refused = None;
                 self.plugged(store)
             }
-            Err(reason) => {
+            Opening::Later => Ok(()),
+            Opening::Failed(reason) => {
                 self.refused = Some(image);
                 self.warn(format_args!("{reason}"));
                 self.unplugged(store, &reason)?;
@@ -101,7 +112,8 @@ impl<P: Platform> Device<'_, P> {
         })
     }
 
-    /// Opens the disk, unless it is open. `false` if that failed: the device is retired.
+    /// Opens the disk, unless it is open. `false` if that failed, and the device is retired, or if it is to be asked for
+    /// [`later`](Self::later).
     pub(super) fn open<S: Store, D: Disks>(
         &mut self,
         store: &mut S,
@@ -114,16 +126,17 @@ impl<P: Platform> Device<'_, P> {
             Hotplug::AtOnce => self.try_open(store, disks)?,
             Hotplug::Script | Hotplug::Daemon => match self.image(store)? {
                 Some(Ok(_)) => self.try_open(store, disks)?,
-                Some(Err(reason)) => Err(reason),
-                None => Err(format!("{} names no image", self.dir)),
+                Some(Err(reason)) => Opening::Failed(reason),
+                None => Opening::Failed(format!("{} names no image", self.dir)),
             },
         };
         match opened {
-            Ok(()) => {
+            Opening::Open => {
                 self.plugged(store)?;
                 Ok(true)
             }
-            Err(reason) => {
+            Opening::Later => Ok(false),
+            Opening::Failed(reason) => {
                 self.unplugged(store, &reason)?;
                 self.retire(false, reason);
                 Ok(false)
@@ -131,22 +144,22 @@ impl<P: Platform> Device<'_, P> {
         }
     }
 
-    /// Opens the disk. The inner error says why there is none, in words for the `error` node.
+    /// Asks for the disk.
     fn try_open<S: Store, D: Disks>(
         &mut self,
         store: &mut S,
         disks: &mut D,
-    ) -> Result<Result<(), String>, StoreError> {
+    ) -> Result<Opening, StoreError> {
         let read_only = match self.read_only(store) {
             Ok(read_only) => read_only,
             Err(FieldError::Store { error, .. }) => return Err(error),
-            Err(error) => return Ok(Err(error.to_string())),
+            Err(error) => return Ok(Opening::Failed(error.to_string())),
         };
         let kind = store.read_opt::<heapless::String<16>>(Tx::NONE, &self.dir, "device-type");
         self.cdrom = match kind {
             Ok(kind) => kind.as_deref() == Some("cdrom"),
             Err(FieldError::Store { error, .. }) => return Err(error),
-            Err(error) => return Ok(Err(error.to_string())),
+            Err(error) => return Ok(Opening::Failed(error.to_string())),
         };
         // Whatever its mode says: nothing writes to a medium.
         let read_only = read_only || self.cdrom;
@@ -154,14 +167,18 @@ impl<P: Platform> Device<'_, P> {
         let discard = match store.read_opt::<bool>(Tx::NONE, &self.dir, "discard-enable") {
             Ok(enabled) => enabled.unwrap_or(true),
             Err(FieldError::Store { error, .. }) => return Err(error),
-            Err(error) => return Ok(Err(error.to_string())),
+            Err(error) => return Ok(Opening::Failed(error.to_string())),
         };
         let named = match self.cdrom {
             true => self.named(store)?,
             false => (None, None),
         };
         Ok(match disks.open(&self.dir, read_only, &self.stats) {
-            Ok(mut opened) => {
+            Ok(None) => {
+                self.later = true;
+                Opening::Later
+            }
+            Ok(Some(mut opened)) => {
                 self.drive = None;
                 if self.cdrom {
                     let (tray, io) = Tray::new(opened.io);
@@ -177,9 +194,9 @@ impl<P: Platform> Device<'_, P> {
                     disk = disk.without_discard();
                 }
                 self.disk = Some(disk);
-                Ok(())
+                Opening::Open
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => Opening::Failed(error.to_string()),
         })
     }
 

@@ -29,7 +29,8 @@ fn clock() -> u64 {
 }
 
 impl<'p, P: Platform> Device<'p, P> {
-    /// Maps, binds, attaches; `resume`: where an earlier process was connected. `false` if that failed: the device is retired, and holds nothing.
+    /// Maps, binds, attaches; `resume`: where an earlier process was connected. `false` if that failed: the device is retired,
+    /// and holds nothing, or its disk is to be asked for later.
     pub(super) fn connect<S: Store, D: Disks>(
         &mut self,
         platform: &'p P,

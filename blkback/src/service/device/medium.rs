@@ -8,6 +8,7 @@ use ringfence_core::xenbus::paths;
 use super::super::disks::Disks;
 use super::super::toolstack::{Hotplug, ImageError, is_lost, text};
 use super::Device;
+use super::hotplug::Opening;
 use crate::sink::Tray;
 
 /// A drive that a guest uses.
@@ -77,31 +78,41 @@ impl<P: Platform> Device<'_, P> {
         drive.image.clone_from(&image);
         // The old one goes first: it may be the same file.
         let _ = drive.tray.change(None);
-        let reason = match image {
-            None => None,
+        let inserted = match image {
+            None => Opening::Open,
             Some(_) => self.insert(disks),
         };
-        if let Some(reason) = reason {
-            self.warn(format_args!("{reason}"));
-            paths::report(store, &self.dir, &reason)?;
-        } else {
-            self.clear_error(store)?;
+        match inserted {
+            Opening::Open => self.clear_error(store)?,
+            Opening::Later => {}
+            Opening::Failed(reason) => {
+                self.warn(format_args!("{reason}"));
+                paths::report(store, &self.dir, &reason)?;
+            }
         }
         self.resize(store)
     }
 
-    /// Opens what is named and puts it in; why that did not work.
-    fn insert<D: Disks>(&mut self, disks: &mut D) -> Option<String> {
-        let drive = self.drive.as_ref()?;
+    /// Opens what is named and puts it in.
+    fn insert<D: Disks>(&mut self, disks: &mut D) -> Opening {
+        let Some(drive) = &mut self.drive else {
+            return Opening::Open;
+        };
         match disks.open(&self.dir, true, &self.stats) {
-            Ok(opened) => match drive.tray.change(Some(opened.io)) {
-                Ok(()) => None,
+            Ok(Some(opened)) => match drive.tray.change(Some(opened.io)) {
+                Ok(()) => Opening::Open,
                 Err(io) => {
                     let bytes = io.geometry().logical;
-                    Some(format!("a medium with sectors of {bytes} bytes"))
+                    Opening::Failed(format!("a medium with sectors of {bytes} bytes"))
                 }
             },
-            Err(error) => Some(error.to_string()),
+            Ok(None) => {
+                // Empty it is, and so the next look finds that it should not be.
+                drive.image = None;
+                self.later = true;
+                Opening::Later
+            }
+            Err(error) => Opening::Failed(error.to_string()),
         }
     }
 }

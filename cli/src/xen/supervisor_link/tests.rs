@@ -73,8 +73,16 @@ fn an_image_comes_with_what_the_configuration_forbids() {
         let (image, _) = ask(vec![answer], |link| {
             FromSupervisor(link).open("/x").unwrap()
         });
-        assert_eq!(image.read_only, read_only);
+        assert_eq!(image.map(|image| image.read_only), Some(read_only));
     }
+}
+
+#[test]
+fn an_image_that_a_dead_process_still_uses_is_none_yet() {
+    let (image, _) = ask(vec![(Answer::Later, Vec::new())], |link| {
+        FromSupervisor(link).open("/x").unwrap()
+    });
+    assert!(image.is_none());
 }
 
 #[test]

@@ -24,10 +24,8 @@ pub(super) struct Process {
     pub(super) control: OwnedFd,
     /// Received, but not answered yet.
     pub(super) queue: VecDeque<Request>,
-    /// Whether an answer is owed: nothing more is read before it is given.
-    pub(super) busy: bool,
-    /// The connection to the store.
-    pub(super) client: ClientId,
+    /// The connections to the store.
+    pub(super) clients: Vec<ClientId>,
     /// The process's end of it, until it asks.
     pub(super) store: Option<OwnedFd>,
     /// The process closed its control socket.
@@ -91,8 +89,7 @@ impl Domain {
             child,
             control,
             queue: VecDeque::new(),
-            busy: false,
-            client,
+            clients: vec![client],
             store: Some(store),
             deaf: false,
         });

@@ -116,7 +116,9 @@ impl Broker {
             return;
         };
         if let Some(process) = domain.process.take() {
-            self.store.disconnect(process.client);
+            for client in process.clients {
+                self.store.disconnect(client);
+            }
         }
         domain.exit = Some(exit);
         let failed = exit != crate::admin::Exit::Code(0);
@@ -132,7 +134,9 @@ impl Broker {
         let own = |(_, disk): &(&String, &super::disks::Disk)| disk.backend == domid;
         let own = self.disks.iter().filter(own).map(|(path, _)| path.as_str());
         self.records.note_end(own, exit);
-        self.forget_requests(domid.get());
+        let disks = &self.disks;
+        let own = |path: &str| disks.get(path).is_some_and(|disk| disk.backend == domid);
+        self.images.process_died(own);
         self.evtchns.process_died(domid.get());
         self.arenas.process_died(domid.get());
         match again {
@@ -201,11 +205,12 @@ impl Broker {
             return;
         };
         if let Some(process) = domain.process.take() {
-            self.store.disconnect(process.client);
+            for client in &process.clients {
+                self.store.disconnect(*client);
+            }
             process.child.end();
             domain.exit = Some(crate::admin::Exit::Signal(libc::SIGKILL));
         }
-        self.forget_requests(domid.get());
         self.evtchns.domain_destroyed(domid.get());
         self.arenas.domain_destroyed(domid.get());
         self.remove_disks_of(domid);

@@ -95,7 +95,6 @@ pub struct Broker {
     /// By backend directory.
     disks: BTreeMap<String, disks::Disk>,
     pending_disks: Vec<disks::PendingDisk>,
-    pending_images: Vec<serve::PendingImage>,
     admins: BTreeMap<AdminId, Admin>,
     next_admin: AdminId,
 }
@@ -182,7 +181,6 @@ impl Broker {
             records: records::Records::default(),
             disks: BTreeMap::new(),
             pending_disks: Vec::new(),
-            pending_images: Vec::new(),
             admins: BTreeMap::new(),
             next_admin: 0,
         })
@@ -237,7 +235,6 @@ impl Broker {
             }
         }
         self.store.flush();
-        self.retry_images();
         self.check_disks();
         self.restart_due();
         Ok(())
@@ -271,7 +268,7 @@ impl Broker {
                     process.child.as_fd(),
                     PollFlags::IN,
                 );
-                if !process.deaf && !process.busy {
+                if !process.deaf {
                     add(
                         Source::Domain(*domid),
                         process.control.as_fd(),
@@ -298,10 +295,7 @@ impl Broker {
             .filter_map(|domain| domain.restarts.due());
         let instants = restarts.chain(self.disk_deadline()).min();
         let until = instants.map(|at| at.saturating_duration_since(now));
-        [until, self.store.deadline(), self.image_retry()]
-            .into_iter()
-            .flatten()
-            .min()
+        until.into_iter().chain(self.store.deadline()).min()
     }
 
     fn store_accept(&mut self) {

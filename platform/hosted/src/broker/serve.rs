@@ -1,8 +1,8 @@
 //! What the processes of domains ask for.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
 
+use ringfence_core::DomId;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::Broker;
@@ -11,18 +11,8 @@ use ringfence_process::packet::{self, Received};
 
 /// Messages taken from a process before it is served.
 const QUEUE_MAX: usize = 64;
-/// How long I/O of a dead process may keep the next one from its image.
-const FENCE: Duration = Duration::from_secs(60);
-/// How often the lock is tried meanwhile: there is no event to wait for.
-const RETRY: Duration = Duration::from_millis(20);
-
-/// An image that could not be opened yet.
-#[derive(Debug)]
-pub(super) struct PendingImage {
-    domid: u16,
-    backend: String,
-    deadline: Instant,
-}
+/// Connections to the store of one process: one for each of its threads.
+const STORES_MAX: usize = 64;
 
 type Answer = Result<(Reply, Vec<OwnedFd>), Refusal>;
 
@@ -64,9 +54,6 @@ impl Broker {
             else {
                 return;
             };
-            if process.busy {
-                return;
-            }
             let Some(request) = process.queue.pop_front() else {
                 return;
             };
@@ -92,7 +79,7 @@ impl Broker {
         }
     }
 
-    /// Does one request; `None` when it has no answer, or none yet.
+    /// Does one request; `None` when it has no answer.
     fn perform(&mut self, domid: u16, request: Request) -> Option<Answer> {
         let arenas = |(base, fds): (u32, [OwnedFd; 2])| (Reply::Arenas { base }, fds.into());
         let port = |(port, fds): (u32, [OwnedFd; 2])| (Reply::Port { port }, fds.into());
@@ -127,9 +114,8 @@ impl Broker {
                 bytes,
             } => self.record(domid, &backend_path, bytes),
             Request::Statistics { bytes } => self.statistics(domid, bytes),
-            Request::OpenImage { backend_path } => {
-                return self.open_image(domid, backend_path, None);
-            }
+            Request::Store => self.another_store(domid),
+            Request::OpenImage { backend_path } => self.open_image(domid, &backend_path),
         })
     }
 
@@ -143,9 +129,6 @@ impl Broker {
         else {
             return;
         };
-        if process.busy {
-            return;
-        }
         while let Some(&Request::Close { port }) = process.queue.front() {
             process.queue.pop_front();
             self.evtchns.close(domid, port);
@@ -167,82 +150,39 @@ impl Broker {
         Ok((welcome, vec![store.ok_or(Refusal::Exhausted)?]))
     }
 
-    fn open_image(
-        &mut self,
-        domid: u16,
-        backend: String,
-        deadline: Option<Instant>,
-    ) -> Option<Answer> {
+    fn another_store(&mut self, domid: u16) -> Answer {
+        let process = self.domains.get_mut(&domid);
+        let process = process.and_then(|domain| domain.process.as_mut());
+        let process = process.ok_or(Refusal::NoDomain)?;
+        if process.clients.len() >= STORES_MAX {
+            return Err(Refusal::Exhausted);
+        }
+        let connected = self.store.connect(DomId::new(domid));
+        let (client, theirs) =
+            connected.map_err(|error| Refusal::Errno(error.raw_os_error().unwrap_or(0)))?;
+        process.clients.push(client);
+        Ok((Reply::Store, vec![theirs]))
+    }
+
+    fn open_image(&mut self, domid: u16, backend: &str) -> Answer {
         // Only its own, whatever it asks for.
-        let own = self.disks.get(&backend).is_some_and(|disk| {
+        let own = self.disks.get(backend).is_some_and(|disk| {
             disk.backend.get() == domid || cfg!(ringfence_weaken = "xsa_119_own_image")
         });
         let opened = match own {
-            true => self.images.open(&backend),
+            true => self.images.open(backend),
             false => Err(ringfence_process::ImageError::NoDisk {
-                backend_path: backend.clone(),
+                backend_path: backend.to_owned(),
             }),
         };
-        match opened {
-            Ok(Some((spec, opened))) => {
+        match opened.map_err(Refusal::Image)? {
+            Some((spec, opened)) => {
                 let bytes = opened.bytes;
                 let files = core::iter::once(opened.file).chain(opened.backing);
                 let fds = files.map(OwnedFd::from).collect();
-                Some(Ok((Reply::Image { spec, bytes }, fds)))
+                Ok((Reply::Image { spec, bytes }, fds))
             }
-            Err(error) => Some(Err(Refusal::Image(error))),
-            Ok(None) => {
-                let deadline = deadline.unwrap_or_else(|| Instant::now() + FENCE);
-                if Instant::now() >= deadline {
-                    return Some(Err(Refusal::Image(self.images.still_in_use(&backend))));
-                }
-                if let Some(process) = self
-                    .domains
-                    .get_mut(&domid)
-                    .and_then(|domain| domain.process.as_mut())
-                {
-                    process.busy = true;
-                }
-                self.pending_images.push(PendingImage {
-                    domid,
-                    backend,
-                    deadline,
-                });
-                None
-            }
+            None => Ok((Reply::Later, Vec::new())),
         }
-    }
-
-    /// Tries again what waits for the I/O of dead processes.
-    pub(super) fn retry_images(&mut self) {
-        for PendingImage {
-            domid,
-            backend,
-            deadline,
-        } in std::mem::take(&mut self.pending_images)
-        {
-            let Some(process) = self
-                .domains
-                .get_mut(&domid)
-                .and_then(|domain| domain.process.as_mut())
-            else {
-                continue;
-            };
-            process.busy = false;
-            if let Some(answer) = self.open_image(domid, backend, Some(deadline)) {
-                self.answer(domid, answer);
-                self.serve(domid);
-            }
-        }
-    }
-
-    /// What a dead process asked for is owed to nobody.
-    pub(super) fn forget_requests(&mut self, domid: u16) {
-        self.pending_images.retain(|pending| pending.domid != domid);
-    }
-
-    /// When to try again.
-    pub(super) fn image_retry(&self) -> Option<Duration> {
-        (!self.pending_images.is_empty()).then_some(RETRY)
     }
 }

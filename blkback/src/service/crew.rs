@@ -1,0 +1,127 @@
+//! What the threads of one process have in common: which of them has which device, and whether one must be alone.
+
+use std::num::NonZero;
+use std::sync::Arc;
+
+use super::MAPPED_PAGES;
+use super::id::DeviceId;
+use crate::epoch::Epoch;
+use crate::grants::persistent::Budget;
+
+/// The most threads of one process.
+pub const THREADS_MAX: u16 = 64;
+
+/// The threads of one process.
+#[derive(Debug)]
+pub struct Crew {
+    threads: NonZero<u16>,
+    /// Open while one of them has requests that nothing may be in flight beside.
+    quiet: Epoch,
+    /// How many pages of guests may stay mapped by all of them.
+    pub(super) budget: Arc<Budget>,
+}
+
+impl Crew {
+    /// So many threads, of which each has one [`Service`](super::Service).
+    pub fn new(threads: NonZero<u16>) -> Arc<Self> {
+        Arc::new(Self {
+            threads,
+            quiet: Epoch::new(threads.get()),
+            budget: Arc::new(Budget::new(MAPPED_PAGES)),
+        })
+    }
+}
+
+/// What one thread of a service is made with: what is opened before the process confines itself.
+#[derive(Debug)]
+pub struct Worker<S, F> {
+    /// A connection to XenStore of its own.
+    pub store: S,
+    /// Makes its disks, in the thread.
+    pub disks: F,
+}
+
+/// What a thread may do now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Leave {
+    /// Serve all its rings.
+    Everything,
+    /// Serve what must be alone: nothing else is in flight in any thread.
+    Alone,
+    /// Finish what it took, and say so.
+    Finish,
+}
+
+/// One thread of them.
+#[derive(Debug)]
+pub(super) struct Part {
+    crew: Arc<Crew>,
+    index: u16,
+    /// What it opened to be alone.
+    own: Option<u32>,
+}
+
+impl Default for Part {
+    /// The only one.
+    fn default() -> Self {
+        Self::new(Crew::new(NonZero::<u16>::MIN), 0)
+    }
+}
+
+impl Part {
+    pub(super) const fn new(crew: Arc<Crew>, index: u16) -> Self {
+        Self {
+            crew,
+            index,
+            own: None,
+        }
+    }
+
+    /// Whether the device is this thread's.
+    pub(super) fn has(&self, id: DeviceId) -> bool {
+        id.thread(self.crew.threads.get()) == self.index
+    }
+
+    /// What this thread may do, which has requests that must be alone or not.
+    pub(super) fn leave_for(&mut self, suspects: bool) -> Leave {
+        let quiet = &self.crew.quiet;
+        if cfg!(ringfence_weaken = "blk_alone_threads") {
+            return if suspects {
+                Leave::Alone
+            } else {
+                Leave::Everything
+            };
+        }
+        if suspects {
+            if self.own.is_none() {
+                self.own = quiet.begin(self.index);
+            }
+            return match self.own {
+                Some(own) if quiet.is_drained(own) => Leave::Alone,
+                _ => Leave::Finish,
+            };
+        }
+        if let Some(own) = self.own.take() {
+            quiet.end(own);
+        }
+        match quiet.open() {
+            Some(_) => Leave::Finish,
+            None => Leave::Everything,
+        }
+    }
+
+    /// Nothing of this thread is in flight beside what must be alone.
+    pub(super) fn finished(&self) {
+        if let Some(barrier) = self.crew.quiet.open() {
+            self.crew.quiet.drain(self.index, barrier);
+        }
+    }
+
+    /// The thread ends.
+    pub(super) fn leave(&mut self) {
+        if let Some(own) = self.own.take() {
+            self.crew.quiet.end(own);
+        }
+        self.crew.quiet.leave(self.index);
+    }
+}

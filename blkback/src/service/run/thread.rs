@@ -1,0 +1,244 @@
+//! One thread: a service with its share of the devices, and the loop that drives it.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringfence_core::platform::Platform;
+use ringfence_core::store::{Connection, Transport};
+use rustix::event::Timespec;
+
+use super::super::crew::Worker;
+use super::super::disks::Disks;
+use super::super::{Service, Turn};
+use super::poller::{Poller, Source};
+use super::{RunError, Shared};
+
+/// Serves what is this thread's, until it is time to stop or another thread failed. `watching` is called when the store is
+/// watched.
+pub(super) fn serve<P, T, D>(
+    platform: &P,
+    worker: Worker<P::Store, impl FnOnce() -> D>,
+    shared: &Shared<'_>,
+    index: u16,
+    watching: impl FnOnce(),
+) -> Result<(), RunError>
+where
+    P: Platform<Store = Connection<T>>,
+    P::Channel: AsFd,
+    T: Transport + AsFd,
+    D: Disks,
+{
+    let Worker { store, disks } = worker;
+    let disks = disks();
+    let poller = Poller::new()?;
+    poller.watch(store.transport().as_fd(), Source::Store)?;
+    poller.watch(shared.stop, Source::Stop)?;
+    poller.watch(shared.end.as_fd(), Source::End)?;
+    if let Some(fd) = disks.wake() {
+        poller.watch(fd, Source::Disks)?;
+    }
+    let toolstack = shared.options.toolstack;
+    let mut service = Service::with_toolstack(platform, store, disks, poller.clone(), toolstack)?;
+    service.join(&shared.crew, index);
+    service.wait_by(shared.options.waiting);
+    service.count_in(Arc::clone(&shared.statistics));
+    watching();
+    let now = Instant::now();
+    Loop {
+        service,
+        poller,
+        shared,
+        start: now,
+        last_work: now,
+        last_refresh: now,
+        connected: false,
+        ask_at: None,
+        pause: ASK_SOON,
+        looks: 0,
+    }
+    .run()
+}
+
+/// Looks at the rings between two looks at the descriptors, while spinning.
+const LOOKS: u32 = 64;
+
+/// Looks at the rings between two looks at the clock.
+const LOOKS_PER_CLOCK: u32 = 8;
+
+/// Looks at the rings that have more to do between two looks at the descriptors, while not spinning.
+const ROUNDS: u32 = 8;
+
+/// Between two looks at the sizes of the disks, while there is work.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// Until disks that are not to be had yet are asked for again, at first; there is no event to wait for.
+const ASK_SOON: Duration = Duration::from_millis(1);
+
+/// The same when that has been so for long.
+const ASK_LATE: Duration = Duration::from_millis(50);
+
+struct Loop<'p, P: Platform, D> {
+    service: Service<'p, P, D, Poller>,
+    poller: Poller,
+    shared: &'p Shared<'p>,
+    start: Instant,
+    last_work: Instant,
+    /// When the disks' sizes were last looked at.
+    last_refresh: Instant,
+    /// Whether there may be a frontend to tell of them: who serves nobody sleeps until called.
+    connected: bool,
+    /// When disks are asked for again.
+    ask_at: Option<Instant>,
+    /// Until they are asked for once more after that.
+    pause: Duration,
+    /// Looks since the last one at the descriptors.
+    looks: u32,
+}
+
+impl<P, D> Loop<'_, P, D>
+where
+    P: Platform,
+    P::Channel: AsFd,
+    D: Disks,
+{
+    fn run(mut self) -> Result<(), RunError> {
+        let budget = self.shared.options.budget.max(1);
+        let mut stopping = false;
+        let mut flushed = false;
+        let mut control = true;
+        let mut now = self.start;
+        loop {
+            if self.looks.is_multiple_of(LOOKS_PER_CLOCK) {
+                now = Instant::now();
+            }
+            let time = now.saturating_duration_since(self.start);
+            let mut turn = self.service.serve(budget, time);
+            if turn.control || control {
+                control = self.service.control()?;
+                // Maybe; the next look at the sizes says.
+                self.connected = true;
+                // A connection just made has its first look at the ring to come.
+                turn.again = true;
+            }
+            if self.ask_again(now) {
+                control = true;
+                turn.again = true;
+            }
+            if stopping && self.service.is_idle() {
+                if std::mem::replace(&mut flushed, true) {
+                    self.service.leave();
+                    return Ok(());
+                }
+                self.service.flush();
+                turn.again = true;
+            }
+            if turn.worked {
+                self.last_work = now;
+            }
+            // Only where somebody is there to notice: a disk that nobody uses can wait.
+            if self.last_work.saturating_duration_since(self.last_refresh) >= REFRESH && !stopping {
+                self.last_refresh = self.last_work;
+                self.service.refresh()?;
+            }
+            // Whoever keeps us busy costs no system call, for a while.
+            let looks = match turn.spins {
+                true => LOOKS,
+                false if turn.again => ROUNDS,
+                false => 0,
+            };
+            if self.looks < looks {
+                self.looks = self.looks.saturating_add(1);
+                if !turn.worked {
+                    std::hint::spin_loop();
+                }
+                continue;
+            }
+            self.looks = 0;
+            let timeout = self.timeout(&turn);
+            let woken = self.wait(timeout.as_ref(), budget)?;
+            if woken.end {
+                return Ok(());
+            }
+            control |= woken.control;
+            if woken.stop && !stopping {
+                stopping = true;
+                // Readable for ever: it would keep us from sleeping while the disks finish.
+                self.poller.forget(self.shared.stop)?;
+                self.service.stop();
+            }
+        }
+    }
+
+    /// Whether there are disks to ask for again, now.
+    fn ask_again(&mut self, now: Instant) -> bool {
+        if !self.service.awaits_disks() {
+            (self.ask_at, self.pause) = (None, ASK_SOON);
+            return false;
+        }
+        let at = *self
+            .ask_at
+            .get_or_insert(now.checked_add(self.pause).unwrap_or(now));
+        let due = now >= at;
+        if due {
+            self.service.ask_again();
+            self.ask_at = None;
+            self.pause = self.pause.saturating_mul(2).min(ASK_LATE);
+        }
+        due
+    }
+
+    fn timeout(&self, turn: &Turn) -> Option<Timespec> {
+        let none = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // After spinning, one more look with the doorbells armed comes before any sleep.
+        if turn.again || turn.spins {
+            return Some(none);
+        }
+        let unmask = turn.until.map(|at| at.saturating_sub(self.start.elapsed()));
+        let ask = self.ask_at;
+        let ask = ask.map(|at| at.saturating_duration_since(Instant::now()));
+        let refresh = (self.connected).then(|| REFRESH.saturating_sub(self.last_refresh.elapsed()));
+        let until = [unmask, ask, refresh].into_iter().flatten().min()?;
+        Some(Timespec::try_from(until).unwrap_or(none))
+    }
+
+    /// Waits, and serves who rang.
+    fn wait(&mut self, timeout: Option<&Timespec>, budget: u32) -> Result<Woken, RunError> {
+        self.service.statistics().waited();
+        let found = self.poller.wait(timeout)?;
+        let mut woken = Woken::default();
+        let now = Instant::now();
+        for source in found {
+            match source {
+                Source::Store => woken.control = true,
+                // Their turn is `serve`.
+                Source::Disks => {}
+                Source::Stop => woken.stop = true,
+                Source::End => woken.end = true,
+                Source::Ring(ring) => {
+                    let time = now.saturating_duration_since(self.start);
+                    let turn = self.service.rung(ring, budget, time);
+                    woken.control |= turn.control;
+                    if turn.worked {
+                        self.last_work = now;
+                    }
+                }
+            }
+        }
+        Ok(woken)
+    }
+}
+
+/// Why a wait ended, beside doorbells.
+#[derive(Clone, Copy, Default)]
+struct Woken {
+    /// XenStore, or a device that drained or failed.
+    control: bool,
+    /// It is time to stop.
+    stop: bool,
+    /// Another thread failed.
+    end: bool,
+}

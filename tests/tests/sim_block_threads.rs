@@ -1,0 +1,115 @@
+//! A driver domain whose process has several threads: each has its share of the devices, and none disturbs what must be alone.
+
+use ringfence_core::platform::Granted;
+use ringfence_core::wire::blkif::Status;
+use ringfence_tests::blkback_rig::{Guest, Rig, write};
+
+/// Two guests, of which each has a thread of its own, and so many writes at the disk of each, which keeps them.
+fn in_flight(rig: &mut Rig, writes: u64) -> [Guest; 2] {
+    [7, 8].map(|front| {
+        let mut guest = rig.connected(front, "w");
+        let disk = rig.disks.of(&guest.back_dir);
+        disk.borrow_mut().hold = true;
+        let gref = guest.page.grant_ref();
+        (0..writes).for_each(|id| guest.push(&write(id, id * 8, gref)));
+        guest.kick();
+        rig.settle();
+        assert_eq!(disk.borrow().held() as u64, writes);
+        guest
+    })
+}
+
+#[test]
+fn each_device_has_one_thread_and_each_thread_devices() {
+    for threads in 1..=4 {
+        let mut rig = Rig::in_threads(threads);
+        let mut guests: Vec<Guest> = (7..15).map(|front| rig.connected(front, "w")).collect();
+        let of = |rig: &Rig| -> Vec<usize> {
+            let others = rig.others.iter().map(|other| other.devices());
+            std::iter::once(rig.service.devices())
+                .chain(others)
+                .collect()
+        };
+        let devices = of(&rig);
+        assert_eq!(devices.iter().sum::<usize>(), guests.len());
+        assert!(devices.iter().all(|count| *count >= 2), "{devices:?}");
+        for (seed, guest) in (0..).zip(&mut guests) {
+            guest.round_trip(&mut rig, seed);
+            guest.close(&mut rig);
+            rig.remove(guest);
+        }
+        rig.settle();
+        assert_eq!(of(&rig), vec![0; threads.into()]);
+        let usage = rig.usage();
+        assert_eq!((usage.mapped, usage.ports), (0, 0));
+    }
+}
+
+#[test]
+fn the_disks_of_one_guest_are_spread() {
+    let mut rig = Rig::in_threads(2);
+    let vdevs = [51712, 51728, 1 << 28 | 16 << 8, 1 << 28 | 17 << 8];
+    let guests = vdevs.map(|vdev| rig.attach(7, vdev, "w"));
+    rig.settle();
+    let devices = [rig.service.devices(), rig.others[0].devices()];
+    assert_eq!(devices, [2, 2], "of {}", guests.len());
+}
+
+#[test]
+fn a_suspect_is_alone_in_all_threads() {
+    let mut rig = Rig::in_threads(2);
+    rig.disks.keep_journals();
+    let guests = in_flight(&mut rig, 2);
+    let disks = guests.each_ref().map(|guest| rig.disks.of(&guest.back_dir));
+    let held = |rig: &Rig| {
+        assert!(rig.service.devices() > 0 && rig.others[0].devices() > 0);
+        disks.each_ref().map(|disk| disk.borrow().held())
+    };
+    let mut rig = rig.restarted();
+    rig.settle();
+    assert_eq!(held(&rig), [2, 2], "all at once");
+    let mut rig = rig.restarted();
+    // Whoever has no suspects may not begin anything either.
+    let mut bystanders = [9, 10].map(|front| rig.connected(front, "w"));
+    let at_work = |held: [usize; 2]| held.iter().sum::<usize>();
+    assert_eq!(at_work(held(&rig)), 1, "one at a time, of all threads");
+    for guest in &mut bystanders {
+        guest.push(&write(5, 0, guest.page.grant_ref()));
+        guest.kick();
+    }
+    rig.settle();
+    let begun = bystanders.each_mut().map(|guest| guest.answers().len());
+    assert_eq!(begun, [0, 0], "nothing is begun beside it");
+    for disk in &disks {
+        disk.borrow_mut().hold = false;
+        disk.borrow_mut().release();
+        rig.settle();
+    }
+    let statuses =
+        |mut guest: Guest| -> Vec<Status> { guest.answers().iter().map(|it| it.status).collect() };
+    assert_eq!(guests.map(statuses), [const { [Status::OKAY; 2] }; 2]);
+    assert_eq!(bystanders.map(statuses), [const { [Status::OKAY; 1] }; 2]);
+}
+
+#[test]
+fn nobody_waits_for_a_thread_that_ended() {
+    let mut rig = Rig::in_threads(2);
+    rig.disks.keep_journals();
+    let guests = in_flight(&mut rig, 1);
+    let mut rig = rig.restarted();
+    rig.settle();
+    let mut rig = rig.restarted();
+    let other = rig.others.pop().expect("two threads");
+    other.leave();
+    for guest in &guests {
+        let disk = rig.disks.of(&guest.back_dir);
+        disk.borrow_mut().hold = false;
+    }
+    rig.settle();
+    let answered = guests.map(|mut guest| guest.answers().len());
+    assert_eq!(
+        answered.iter().sum::<usize>(),
+        1,
+        "of the thread that goes on"
+    );
+}
