@@ -12,6 +12,8 @@ use anyhow::{Context, Result, bail};
 use list::Weakening;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// A whole program that takes longer has a test that hangs.
@@ -35,24 +37,25 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     all.retain(|weakening| options.names.is_empty() || options.names.contains(&weakening.name));
-    let workshop = Workshop::new()?;
     let start = Instant::now();
-    let mut counts = Counts::default();
     let groups: Vec<_> = all
         .chunk_by(|a, b| a.name == b.name && a.package == b.package)
         .collect();
-    for (number, group) in groups.iter().enumerate() {
-        let start = Instant::now();
-        let verdict = workshop.try_one(group);
-        let took = start.elapsed().as_secs_f32();
-        let name = &group[0].name;
-        let place = format!("[{}/{}] {name}", number + 1, groups.len());
-        match &verdict {
-            Ok(note) => println!("{place}: {note} ({took:.1} s)"),
-            Err(error) => println!("{place}: FAILED ({took:.1} s)\n    {error:#}"),
+    let sites = sites::find()?;
+    let workshops = (0..workshops(groups.len())).map(|number| Workshop::new(number, &sites));
+    let workshops = workshops.collect::<Result<Vec<_>>>()?;
+    let next = AtomicUsize::new(0);
+    let mut counts = std::thread::scope(|scope| {
+        let work = |workshop: Workshop<'_>| workshop.try_all(&groups, &next);
+        let started: Vec<_> = (workshops.into_iter())
+            .map(|workshop| scope.spawn(move || work(workshop)))
+            .collect();
+        let mut counts = Counts::default();
+        for one in started {
+            counts += one.join().unwrap_or_else(|panic| resume_unwind(panic));
         }
-        counts += Counts::one(verdict.is_ok());
-    }
+        counts
+    });
     if all.is_empty() {
         println!("FAILED: tests/hostile/weaken.d names no check");
         counts.failed += 1;
@@ -68,15 +71,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What every weakened build shares.
-struct Workshop {
-    environment: Vec<(String, OsString)>,
-    sites: BTreeMap<String, BTreeSet<String>>,
+/// Most of the work is one crate after another, each on one processor; but every workshop has a target directory of its own.
+const WORKSHOPS_MAX: usize = 2;
+
+/// How many workshops are worth while for so many weakenings.
+fn workshops(weakenings: usize) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    processors.min(weakenings).clamp(1, WORKSHOPS_MAX)
 }
 
-impl Workshop {
-    fn new() -> Result<Self> {
-        let dir = target_dir()?.join("weaken");
+/// Where weakened programs are built, one at a time.
+struct Workshop<'a> {
+    environment: Vec<(String, OsString)>,
+    sites: &'a BTreeMap<String, BTreeSet<String>>,
+}
+
+impl<'a> Workshop<'a> {
+    fn new(number: usize, sites: &'a BTreeMap<String, BTreeSet<String>>) -> Result<Self> {
+        let dir = target_dir()?.join(format!("weaken-{number}"));
         let wrapper = wrapper::write(&dir)?;
         let environment = vec![
             ("RUSTC_WORKSPACE_WRAPPER".into(), wrapper.into()),
@@ -84,8 +96,28 @@ impl Workshop {
             // Nobody debugs these programs, and linking them is most of the work.
             ("CARGO_PROFILE_DEV_DEBUG".into(), "0".into()),
         ];
-        let sites = sites::find()?;
         Ok(Self { environment, sites })
+    }
+
+    /// Tries what no other workshop has begun, until nothing is left.
+    fn try_all(&self, groups: &[&[Weakening]], next: &AtomicUsize) -> Counts {
+        let mut counts = Counts::default();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(group) = groups.get(number) else {
+                return counts;
+            };
+            let start = Instant::now();
+            let verdict = self.try_one(group);
+            let took = start.elapsed().as_secs_f32();
+            let name = &group[0].name;
+            let place = format!("[{}/{}] {name}", number + 1, groups.len());
+            match &verdict {
+                Ok(note) => println!("{place}: {note} ({took:.1} s)"),
+                Err(error) => println!("{place}: FAILED ({took:.1} s)\n    {error:#}"),
+            }
+            counts += Counts::one(verdict.is_ok());
+        }
     }
 
     /// Takes one check away and runs every target of its lines, which share name and package.
