@@ -248,7 +248,9 @@ impl<'a, B: Blocks> Verifier<'a, B> {
         }
         self.drain()?;
         if self.flush {
-            self.submit(FLUSH)?;
+            while !self.submit(FLUSH)? {
+                self.turn(None)?;
+            }
             self.drain()?;
         }
         self.sweep(Work::Check)

@@ -24,6 +24,9 @@ pub struct MemoryBlocks {
     order: u64,
     failing: Option<std::ops::Range<u64>>,
     aborting: u32,
+    refusing: u32,
+    /// Somebody was, and is to try again.
+    refused: bool,
     gone: bool,
     written: u64,
     counts: Counts,
@@ -65,6 +68,8 @@ impl MemoryBlocks {
             order: seed,
             failing: None,
             aborting: 0,
+            refusing: 0,
+            refused: false,
             gone: false,
             written: 0,
             counts: Counts::default(),
@@ -84,6 +89,13 @@ impl MemoryBlocks {
     #[must_use]
     pub const fn aborting(mut self, requests: u32) -> Self {
         self.aborting = requests;
+        self
+    }
+
+    /// Has no room for the next `flushes` flushes, as when its backend is away, and wakes whoever waits to try again.
+    #[must_use]
+    pub const fn refusing(mut self, flushes: u32) -> Self {
+        self.refusing = flushes;
         self
     }
 
@@ -191,6 +203,11 @@ impl Blocks for MemoryBlocks {
     }
 
     fn submit_flush(&mut self, token: Token) -> Result<(), SubmitError> {
+        if self.refusing > 0 {
+            self.refusing = self.refusing.saturating_sub(1);
+            self.refused = true;
+            return Err(SubmitError::Full);
+        }
         self.submit(token, Action::Flush)?;
         self.counts.flushes = self.counts.flushes.saturating_add(1);
         Ok(())
@@ -265,7 +282,7 @@ impl Blocks for MemoryBlocks {
     }
 
     fn arm(&mut self) -> bool {
-        if self.kicked > 0 {
+        if std::mem::take(&mut self.refused) || self.kicked > 0 {
             let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
         }
         true

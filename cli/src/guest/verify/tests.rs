@@ -40,6 +40,20 @@ fn an_honest_disk_passes_and_is_loaded() {
     assert_eq!(report.writes, disk.counts().writes);
 }
 
+#[test]
+fn the_last_flush_is_made_as_soon_as_there_is_room() {
+    let mut disk = disk(3).refusing(3);
+    let (stop, _other) = UnixStream::pair().expect("a socket");
+    let mut verifier = Verifier::new(&mut disk, 7, 4).expect("writable");
+    let result = verifier.run(Until::Bytes(1), stop.as_fd());
+    let report = verifier.report();
+    result.expect("it stays");
+    let counts = disk.counts();
+    assert!(report.writes > 0 && report.mismatches == 0);
+    assert_eq!((report.flushes, counts.flushes), (1, 1));
+    assert_eq!(counts.flushed, counts.writes);
+}
+
 /// A disk with one fault.
 struct Faulty {
     disk: MemoryBlocks,
