@@ -1,48 +1,12 @@
 //! THREATS I, XSA-180 (and XSA-43): what a guest can make the backend say is said so often and no more, in so many bytes.
 
-use std::cell::RefCell;
-use std::fmt::Write as _;
+mod logs;
 
+use logs::logged;
 use ringfence_core::platform::{Granted as _, Platform as _};
 use ringfence_core::store::{Perm, Store as _, Tx};
 use ringfence_core::wire::blkif::{Op, Status};
 use ringfence_tests::blkback_rig::{BACK, Guest, Rig, request};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
-
-thread_local! {
-    static LOG: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Keeps what this thread says at the level that is the default, or above.
-struct Keeper;
-
-struct Line(String);
-
-impl Visit for Line {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        write!(self.0, "{field}={value:?} ").expect("memory");
-    }
-}
-
-impl Subscriber for Keeper {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::INFO
-    }
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, event: &Event<'_>) {
-        let mut line = Line(String::new());
-        event.record(&mut line);
-        LOG.with_borrow_mut(|log| log.push(line.0));
-    }
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
 
 /// Messages that one device is good for.
 const MESSAGES: usize = 16;
@@ -51,8 +15,7 @@ const BYTES: usize = 512;
 
 /// Lets a guest do something again and again. What is said about it has an end, and says that it has.
 fn again_and_again(times: u32, mut attack: impl FnMut(&mut Rig, &mut Guest, u32)) {
-    let log = tracing::subscriber::with_default(Keeper, || {
-        LOG.take();
+    let (log, (mut rig, bystander, attacker)) = logged(|| {
         let mut rig = Rig::new();
         let bystander = rig.connected(8, "w");
         let mut attacker = rig.connected(7, "w");
@@ -60,10 +23,9 @@ fn again_and_again(times: u32, mut attack: impl FnMut(&mut Rig, &mut Guest, u32)
             attack(&mut rig, &mut attacker, time);
         }
         rig.settle();
-        let log = LOG.take();
-        rig.recovers(attacker, bystander);
-        log
+        (rig, bystander, attacker)
     });
+    rig.recovers(attacker, bystander);
     assert!(!log.is_empty(), "nothing was said at all");
     assert!(log.len() <= MESSAGES, "{} messages: {log:#?}", log.len());
     for line in &log {
