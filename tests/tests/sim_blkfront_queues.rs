@@ -1,5 +1,7 @@
 //! A disk with several queues, each with an owner of its own.
 
+use std::ops::Deref;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Wake, Waker};
@@ -15,32 +17,50 @@ use ringfence_sim::{Fault as Failure, Sim};
 use ringfence_tests::blkfront_rig::{FRONT, FRONT_DIR, Peer, Rig, response};
 
 const QUEUES: usize = 4;
-type Front<'s> = ManyFrontend<'s, Sim, QUEUES>;
-type Queue<'s> = QueueHandle<'s, Sim, QUEUES, 32, 1>;
+type Parts = Shared<Sim, QUEUES>;
+type Front<S> = ManyFrontend<S, Sim, QUEUES>;
+type Queue<S> = QueueHandle<S, Sim, QUEUES, 32, 1>;
 
 /// The rig's world and backend with another frontend.
-struct Many<'s> {
+struct Many<S: Deref<Target = Parts>> {
     rig: Rig,
-    front: Front<'s>,
-    queues: [Queue<'s>; QUEUES],
+    front: Front<S>,
+    queues: Vec<Queue<S>>,
     peers: Vec<Peer>,
 }
 
-impl<'s> Many<'s> {
-    fn new(shared: &'s mut Shared<Sim, QUEUES>) -> Self {
+impl<'s> Many<&'s Parts> {
+    fn new(shared: &'s mut Parts) -> Self {
         let rig = Rig::new();
         let guest = rig.world.domain(FRONT);
-        let (front, queues) = shared
-            .split(guest, "device/vbd/51712")
-            .expect("a short path");
+        let split = shared.split(guest, "device/vbd/51712");
+        let (front, queues) = split.expect("a short path");
         Self {
             rig,
             front,
-            queues,
+            queues: queues.into(),
             peers: Vec::new(),
         }
     }
+}
 
+impl Many<Rc<Parts>> {
+    /// With no more queues than that.
+    fn counted(queues: usize) -> Self {
+        let rig = Rig::new();
+        let guest = rig.world.domain(FRONT);
+        let made = Front::counted(Rc::new, guest, "device/vbd/51712", queues);
+        let (front, queues) = made.expect("a short path");
+        Self {
+            rig,
+            front,
+            queues: queues.collect(),
+            peers: Vec::new(),
+        }
+    }
+}
+
+impl<S: Deref<Target = Parts>> Many<S> {
     fn events(&mut self) -> Vec<Event> {
         let (front, store) = (&mut self.front, &mut self.rig.store);
         std::iter::from_fn(|| front.step(store).expect("the world works")).collect()
@@ -152,6 +172,32 @@ fn no_more_queues_than_the_backend_takes() {
                 Err(Reason::NotConnected)
             };
             assert_eq!(submitted, there, "queue {n} of {offer}");
+        }
+    }
+}
+
+#[test]
+fn no_more_queues_than_were_asked_for_and_none_waits_for_those_that_are_not_there() {
+    for (asked, queues) in [(0, 1), (1, 1), (2, 2), (4, 4), (5, 4)] {
+        let mut many = Many::counted(asked);
+        assert_eq!(many.queues.len(), queues);
+        many.connect("8");
+        assert_eq!(many.peers.len(), queues, "{asked}");
+        for n in 0..queues {
+            many.submit(n, Op::Write, n as u64 * 8, 7).expect("room");
+        }
+        let channel = many.queues[queues - 1].queue().channel();
+        assert!(channel.is_some(), "what its last turn left");
+        many.close_back();
+        assert_eq!(many.events(), [Event::Closing, Event::Disconnected]);
+        many.connect("8");
+        // All say what is to be repeated on them, before anything is.
+        for _ in 0..2 {
+            many.queues.iter_mut().for_each(|queue| drop(queue.turn()));
+        }
+        many.serve();
+        for n in 0..queues {
+            assert_eq!(many.reap(n), [Ok(())], "queue {n} of {asked}");
         }
     }
 }
@@ -338,7 +384,7 @@ fn owners_that_sleep_are_woken_by_what_concerns_them() {
 }
 
 /// One owner: writes a number to one of its own blocks and reads it back, over and over.
-fn own(mut queue: Queue<'_>, rounds: u64) -> u64 {
+fn own(mut queue: Queue<&Parts>, rounds: u64) -> u64 {
     let base = queue.number() as u64 * 8;
     let (mut done, mut open) = (0, false);
     while done < rounds {
@@ -376,7 +422,8 @@ fn owners_in_threads_see_nothing_of_a_backend_that_comes_and_goes() {
         rig, front, queues, ..
     } = many;
     thread::scope(|scope| {
-        let owners = queues.map(|queue| scope.spawn(move || own(queue, ROUNDS)));
+        let spawn = |queue| scope.spawn(move || own(queue, ROUNDS));
+        let owners: Vec<_> = queues.into_iter().map(spawn).collect();
         let mut shared = Shared::new();
         // The control plane and the backend are this thread's; the queues of this one have no owner.
         let idle = Many::new(&mut shared);

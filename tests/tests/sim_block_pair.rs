@@ -1,7 +1,8 @@
 //! Our frontend against our backend with all that both can do: large rings, long requests, several queues, discards, a resize,
 //! and a guest that is restored in the middle of it.
 
-use ringfence_blkfront::{Event, Frontend, Op, Shared};
+use ringfence_blkback::sink::IoOp;
+use ringfence_blkfront::{Event, Frontend, ManyFrontend, Op, Shared};
 use ringfence_core::ids::{DomId, Sector, SectorCount};
 use ringfence_core::store::{StoreExt, Tx};
 use ringfence_core::{PAGE, SharedMem};
@@ -158,7 +159,7 @@ fn every_queue_reaches_the_disk() {
     let mut shared = Shared::<_, 4>::new();
     let split = shared.split::<32, 11>(guest.sim.clone(), &guest.dir);
     let (mut front, mut queues) = split.expect("a short path");
-    let mut settle = |rig: &mut Rig, front: &mut ringfence_blkfront::ManyFrontend<'_, Sim, 4>| {
+    let mut settle = |rig: &mut Rig, front: &mut ManyFrontend<&Shared<Sim, 4>, Sim, 4>| {
         let mut events = Vec::new();
         for _ in 0..20 {
             rig.settle();
@@ -193,6 +194,17 @@ fn every_queue_reaches_the_disk() {
         let bytes = &disk.borrow().bytes[n * 88 * 512..][..11 * PAGE];
         assert_eq!(bytes, pattern(11, n as u8));
     }
+    // Below all queues is one disk: a flush on any of them covers what was answered on the others.
+    {
+        let mut turn = queues[1].turn();
+        turn.flush().expect("room");
+        turn.kick().expect("a bell");
+    }
+    rig.settle();
+    let done = queues[1].turn().reap().expect("honest").expect("answered");
+    assert_eq!((done.op, done.result), (Op::Flush, Ok(())));
+    let last = disk.borrow().seen.last().copied();
+    assert_eq!((disk.borrow().opened, last), (1, Some((IoOp::Flush, 0))));
     front.close();
     let events = settle(&mut rig, &mut front);
     assert_eq!(events.last(), Some(&Event::Closed));

@@ -11,15 +11,17 @@ use super::{Phase, Shared};
 use crate::rings::Rings;
 use crate::{MAX_PAGES, Queue, SLOTS};
 
-/// One queue of a device with several. Everything is done in a [`turn`](Self::turn).
+/// One queue of a device with several, which holds what they share as an `S`. Everything is done in a [`turn`](Self::turn).
 pub struct QueueHandle<
-    's,
+    S,
     P: Platform,
     const QUEUES: usize,
     const DEPTH: usize = SLOTS,
     const PAGES: usize = MAX_PAGES,
-> {
-    shared: &'s Shared<P, QUEUES>,
+> where
+    S: Deref<Target = Shared<P, QUEUES>>,
+{
+    shared: S,
     number: usize,
     queue: Queue<P, DEPTH, PAGES>,
     /// The news that were looked at.
@@ -32,19 +34,22 @@ pub struct QueueHandle<
 }
 
 /// A turn of a queue's owner: by [`DerefMut`] its [`Queue`].
-pub struct Turn<'t, 's, P: Platform, const QUEUES: usize, const DEPTH: usize, const PAGES: usize> {
-    handle: &'t mut QueueHandle<'s, P, QUEUES, DEPTH, PAGES>,
+pub struct Turn<'t, S, P: Platform, const QUEUES: usize, const DEPTH: usize, const PAGES: usize>
+where
+    S: Deref<Target = Shared<P, QUEUES>>,
+{
+    handle: &'t mut QueueHandle<S, P, QUEUES, DEPTH, PAGES>,
 }
 
-impl<'s, P: Platform, const QUEUES: usize, const DEPTH: usize, const PAGES: usize>
-    QueueHandle<'s, P, QUEUES, DEPTH, PAGES>
+impl<S, P: Platform, const QUEUES: usize, const DEPTH: usize, const PAGES: usize>
+    QueueHandle<S, P, QUEUES, DEPTH, PAGES>
+where
+    S: Deref<Target = Shared<P, QUEUES>>,
 {
-    pub(super) fn new(
-        shared: &'s Shared<P, QUEUES>,
-        number: usize,
-        platform: P,
-        device: Handle,
-    ) -> Self {
+    pub(super) fn new(shared: S, number: usize, platform: P, device: Handle) -> Self {
+        if let Some(slot) = shared.slots.get(number) {
+            slot.lock().gone = false;
+        }
         Self {
             shared,
             number,
@@ -61,6 +66,11 @@ impl<'s, P: Platform, const QUEUES: usize, const DEPTH: usize, const PAGES: usiz
         self.number
     }
 
+    /// The queue as its last turn left it: what to wait for, and what was counted.
+    pub const fn queue(&self) -> &Queue<P, DEPTH, PAGES> {
+        &self.queue
+    }
+
     /// Who is to be woken when this queue has to take a turn though its event channel does not ring: it got a connection or lost
     /// it, or another queue of the device let it go on.
     pub fn set_waker(&self, waker: Waker) {
@@ -71,7 +81,7 @@ impl<'s, P: Platform, const QUEUES: usize, const DEPTH: usize, const PAGES: usiz
 
     /// Takes in what the control plane and the other queues did, and gives the queue out. A turn is short: what was done in it
     /// is made known when it is dropped, and what another owner did after that counts as later than this turn.
-    pub fn turn(&mut self) -> Turn<'_, 's, P, QUEUES, DEPTH, PAGES> {
+    pub fn turn(&mut self) -> Turn<'_, S, P, QUEUES, DEPTH, PAGES> {
         let news = self.shared.news.load(Ordering::Acquire);
         if news != self.seen {
             self.seen = news;
@@ -175,8 +185,10 @@ impl<'s, P: Platform, const QUEUES: usize, const DEPTH: usize, const PAGES: usiz
     }
 }
 
-impl<P: Platform, const QUEUES: usize, const DEPTH: usize, const PAGES: usize> Drop
-    for QueueHandle<'_, P, QUEUES, DEPTH, PAGES>
+impl<S, P: Platform, const QUEUES: usize, const DEPTH: usize, const PAGES: usize> Drop
+    for QueueHandle<S, P, QUEUES, DEPTH, PAGES>
+where
+    S: Deref<Target = Shared<P, QUEUES>>,
 {
     /// What was on the ring is lost, its pages go to the platform; the others do not wait for it.
     fn drop(&mut self) {
@@ -191,8 +203,10 @@ impl<P: Platform, const QUEUES: usize, const DEPTH: usize, const PAGES: usize> D
     }
 }
 
-impl<P: Platform, const QUEUES: usize, const DEPTH: usize, const PAGES: usize> Deref
-    for Turn<'_, '_, P, QUEUES, DEPTH, PAGES>
+impl<S, P: Platform, const QUEUES: usize, const DEPTH: usize, const PAGES: usize> Deref
+    for Turn<'_, S, P, QUEUES, DEPTH, PAGES>
+where
+    S: Deref<Target = Shared<P, QUEUES>>,
 {
     type Target = Queue<P, DEPTH, PAGES>;
 
@@ -201,16 +215,20 @@ impl<P: Platform, const QUEUES: usize, const DEPTH: usize, const PAGES: usize> D
     }
 }
 
-impl<P: Platform, const QUEUES: usize, const DEPTH: usize, const PAGES: usize> DerefMut
-    for Turn<'_, '_, P, QUEUES, DEPTH, PAGES>
+impl<S, P: Platform, const QUEUES: usize, const DEPTH: usize, const PAGES: usize> DerefMut
+    for Turn<'_, S, P, QUEUES, DEPTH, PAGES>
+where
+    S: Deref<Target = Shared<P, QUEUES>>,
 {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.handle.queue
     }
 }
 
-impl<P: Platform, const QUEUES: usize, const DEPTH: usize, const PAGES: usize> Drop
-    for Turn<'_, '_, P, QUEUES, DEPTH, PAGES>
+impl<S, P: Platform, const QUEUES: usize, const DEPTH: usize, const PAGES: usize> Drop
+    for Turn<'_, S, P, QUEUES, DEPTH, PAGES>
+where
+    S: Deref<Target = Shared<P, QUEUES>>,
 {
     fn drop(&mut self) {
         self.handle.tell();

@@ -7,6 +7,7 @@ mod handle;
 
 pub use handle::{QueueHandle, Turn};
 
+use core::ops::Deref;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::task::Waker;
 
@@ -52,7 +53,7 @@ struct Slot<P: Platform> {
     fault: Option<Fault>,
     /// In which era the queue last said what it has to repeat, and the smallest epoch of that.
     low: (u32, u64),
-    /// Nobody owns the queue any more.
+    /// Nobody owns the queue: not yet, or not any more.
     gone: bool,
     waker: Option<Waker>,
 }
@@ -93,7 +94,7 @@ impl<P: Platform, const QUEUES: usize> Shared<P, QUEUES> {
                     life: 0,
                     fault: None,
                     low: (0, u64::MAX),
-                    gone: false,
+                    gone: true,
                     waker: None,
                 })
             }; QUEUES],
@@ -117,9 +118,11 @@ impl<P: Platform, const QUEUES: usize> Shared<P, QUEUES> {
 }
 
 /// The rings as the control plane sees them.
-struct Many<'s, P: Platform, const QUEUES: usize> {
+struct Many<S, P: Platform, const QUEUES: usize> {
     platform: P,
-    shared: &'s Shared<P, QUEUES>,
+    shared: S,
+    /// How many queues have owners.
+    queues: usize,
     /// Made, and not handed over.
     made: Vec<Connection<P>, QUEUES>,
     /// Whether there is a connection.
@@ -135,14 +138,17 @@ struct Many<'s, P: Platform, const QUEUES: usize> {
     replay: bool,
 }
 
-impl<P: Platform, const QUEUES: usize> Rings<P> for Many<'_, P, QUEUES> {
+impl<S, P: Platform, const QUEUES: usize> Rings<P> for Many<S, P, QUEUES>
+where
+    S: Deref<Target = Shared<P, QUEUES>>,
+{
     fn platform(&self) -> &P {
         &self.platform
     }
 
     fn wants(&self) -> Wants {
         Wants {
-            queues: QUEUES,
+            queues: self.queues,
             depth: self.depth,
             pages: self.pages,
             persistent: if self.held {
@@ -261,14 +267,15 @@ impl<P: Platform, const QUEUES: usize> Rings<P> for Many<'_, P, QUEUES> {
 }
 
 /// The control plane of a disk with up to `QUEUES` queues, as many as the backend takes (`multi-queue-max-queues`). Its methods
-/// do what those of [`Frontend`](crate::Frontend) do; the data path is that of the [`QueueHandle`]s.
+/// do what those of [`Frontend`](crate::Frontend) do; the data path is that of the [`QueueHandle`]s. It and they hold what they
+/// share as an `S`: a reference, or a pointer that counts.
 ///
 /// A flush covers the writes that were answered on any queue. A barrier orders what is on *its* queue; whether it orders what is
 /// on the others is the backend's affair, and ours does. What is repeated after a connection ended is kept in order over all
 /// queues. If the next backend takes fewer queues, what the others left unanswered is
 /// [aborted](crate::IoError::Aborted), and they take no requests.
-pub struct ManyFrontend<'s, P: Platform, const QUEUES: usize> {
-    life: Life<P, Many<'s, P, QUEUES>>,
+pub struct ManyFrontend<S, P: Platform, const QUEUES: usize> {
+    life: Life<P, Many<S, P, QUEUES>>,
 }
 
 impl<P: Platform, const QUEUES: usize> Shared<P, QUEUES> {
@@ -301,12 +308,83 @@ impl<P: Platform, const QUEUES: usize> Shared<P, QUEUES> {
         // Whatever another life of it left.
         *self = Self::new();
         let shared = &*self;
+        let front = ManyFrontend::with::<DEPTH, PAGES>(shared, platform.clone(), dir, QUEUES)?;
         let device = device(dir);
         let handles =
             core::array::from_fn(|n| QueueHandle::new(shared, n, platform.clone(), device));
+        Ok((front, handles))
+    }
+}
+
+/// A control plane and its queues.
+pub type Split<'s, P, const QUEUES: usize, const DEPTH: usize, const PAGES: usize> = (
+    ManyFrontend<&'s Shared<P, QUEUES>, P, QUEUES>,
+    [QueueHandle<&'s Shared<P, QUEUES>, P, QUEUES, DEPTH, PAGES>; QUEUES],
+);
+
+impl<S, P: Platform, const QUEUES: usize> ManyFrontend<S, P, QUEUES>
+where
+    S: Deref<Target = Shared<P, QUEUES>>,
+{
+    /// As [`Shared::split`] for whoever keeps the parts together: what they share is put behind a pointer that counts by
+    /// `share`, and of the `QUEUES` queues that there can be, only `queues` (at least one) are made, one by one as they are
+    /// asked for. All of them are to be, before the first [`step`](Self::step).
+    ///
+    /// # Errors
+    /// [`StoreError::Unsendable`](ringfence_core::store::StoreError::Unsendable) if the path is too long.
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    ///
+    /// use ringfence_blkfront::{ManyFrontend, QueueHandle, Shared};
+    /// use ringfence_core::DomId;
+    /// use ringfence_sim::{Sim, World};
+    ///
+    /// type Queue = QueueHandle<Rc<Shared<Sim, 16>>, Sim, 16, 32, 11>;
+    ///
+    /// let guest = World::new().create(DomId::new(1));
+    /// let (front, queues) = ManyFrontend::counted(Rc::new, guest, "device/vbd/51712", 2)?;
+    /// let queues: Vec<Box<Queue>> = queues.map(Box::new).collect();
+    /// assert_eq!(front.dir(), "/local/domain/1/device/vbd/51712");
+    /// assert_eq!(queues.len(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn counted<W, const DEPTH: usize, const PAGES: usize>(
+        share: W,
+        platform: P,
+        dir: &str,
+        queues: usize,
+    ) -> Result<
+        (
+            Self,
+            impl Iterator<Item = QueueHandle<S, P, QUEUES, DEPTH, PAGES>>
+            + use<S, P, W, QUEUES, DEPTH, PAGES>,
+        ),
+        Error,
+    >
+    where
+        W: FnOnce(Shared<P, QUEUES>) -> S,
+        S: Clone,
+        P: Clone,
+    {
+        let shared = share(Shared::new());
+        let front = Self::with::<DEPTH, PAGES>(shared.clone(), platform.clone(), dir, queues)?;
+        let device = device(dir);
+        let handles = (0..front.life.rings.queues)
+            .map(move |n| QueueHandle::new(shared.clone(), n, platform.clone(), device));
+        Ok((front, handles))
+    }
+
+    fn with<const DEPTH: usize, const PAGES: usize>(
+        shared: S,
+        platform: P,
+        dir: &str,
+        queues: usize,
+    ) -> Result<Self, Error> {
         let rings = Many {
             platform,
             shared,
+            queues: queues.clamp(1, QUEUES),
             made: Vec::new(),
             held: false,
             accepting: false,
@@ -320,17 +398,9 @@ impl<P: Platform, const QUEUES: usize> Shared<P, QUEUES> {
             replay: true,
         };
         let life = Life::new(dir, rings)?;
-        Ok((ManyFrontend { life }, handles))
+        Ok(Self { life })
     }
-}
 
-/// A control plane and its queues.
-pub type Split<'s, P, const QUEUES: usize, const DEPTH: usize, const PAGES: usize> = (
-    ManyFrontend<'s, P, QUEUES>,
-    [QueueHandle<'s, P, QUEUES, DEPTH, PAGES>; QUEUES],
-);
-
-impl<P: Platform, const QUEUES: usize> ManyFrontend<'_, P, QUEUES> {
     /// As [`Frontend::token`](crate::Frontend::token).
     pub fn token(&self) -> &str {
         self.life.token()
