@@ -7,6 +7,7 @@ use ringfence_blkback::service::{THREADS_MAX, Waiting};
 
 use crate::disk::DiskSpec;
 use crate::guest::arg::DiskArg;
+use crate::guest::front::QUEUES;
 use crate::guest::verify::VerifySpec;
 
 /// Xen's split drivers, with domains as processes.
@@ -160,6 +161,9 @@ pub struct GuestWork {
     /// Requests in flight while copying or verifying
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=288))]
     pub depth: u16,
+    /// Rings for each disk, as far as its backend offers several (multi-queue-max-queues)
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=QUEUES as i64))]
+    pub queues: u16,
     /// Do not let backends keep pages mapped that they know (feature-persistent)
     #[arg(long)]
     pub no_persistent: bool,

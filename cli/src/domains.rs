@@ -71,6 +71,7 @@ pub fn guest(run_dir: &RunDir, wanted: &Guest) -> Result<u8> {
         argv.push(format!("--vdev={}={}", disk.vdev_name, disk.vdev.get()));
     }
     argv.push(format!("--depth={}", wanted.work.depth));
+    argv.push(format!("--queues={}", wanted.work.queues));
     if wanted.work.no_persistent {
         argv.push("--no-persistent".to_owned());
     }

@@ -5,6 +5,8 @@ pub mod copy;
 pub mod device;
 pub mod disks;
 mod export;
+pub mod front;
+mod lane;
 mod pool;
 pub mod verify;
 pub mod world;
@@ -42,7 +44,8 @@ pub fn run(vdevs: &[String], work: &GuestWork) -> Result<u8> {
         .iter()
         .map(|text| named(text))
         .collect::<Result<Vec<_>>>()?;
-    let disks = Disks::new(platform, store, !work.no_persistent, usize::MAX)?;
+    let queues = work.queues.into();
+    let disks = Disks::new(platform, store, !work.no_persistent, queues, usize::MAX)?;
     Guest::new(disks, vdevs, identity, &stop).work(work)
 }
 
@@ -157,6 +160,7 @@ impl<'a, P: World> Guest<'a, P> {
             "domid": self.identity.get("domid"),
             "sandbox": "none: a guest is the user's own program",
             "depth": counts.in_flight,
+            "queues": one.queues.min(other.queues),
             "requests": counts.requests,
             "bytes": counts.bytes,
             "seconds": seconds,
@@ -196,6 +200,7 @@ impl<'a, P: World> Guest<'a, P> {
             "failed": report.failed,
             "aborted": report.aborted,
             "in_flight": report.in_flight,
+            "queues": cost.queues,
             "error": failed,
             "seconds": seconds,
             "notifications": cost.notifications,

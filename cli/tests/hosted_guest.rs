@@ -65,6 +65,23 @@ fn a_disk_verifies_and_the_image_is_what_was_written() {
 }
 
 #[test]
+fn a_disk_has_as_many_queues_as_its_backend_offers() {
+    let (host, _backend) = host(&["image"]);
+    let disk = disk("xvda", "rw", &host.path("image"));
+    for (asked, queues) in [("1", 1), ("3", 3), ("16", 4)] {
+        let arguments = ["guest", "g1", "--disk", &disk, "--verify", "xvda,1M"];
+        let output = host.ringfence(&[&arguments[..], &["--queues", asked]].concat());
+        let text = output_text(&output);
+        assert!(output.status.success(), "{text}");
+        assert_eq!(json_u64(&verified(&text), "queues"), queues, "{asked}");
+    }
+    for none in ["0", "17"] {
+        let output = host.ringfence(&["guest", "g1", "--queues", none]);
+        assert!(output_text(&output).contains("1..=16"), "{none}");
+    }
+}
+
+#[test]
 fn what_somebody_else_writes_is_a_mismatch_and_status_1() {
     let (host, _backend) = host(&["image"]);
     let disk = disk("xvda", "rw", &host.path("image"));
@@ -184,6 +201,7 @@ fn one_guest_exports_several_disks_and_those_that_come_later() {
     let disk_a = disk("xvda", "rw", &host.path("a"));
     let disk_b = disk("xvdb", "rw", &host.path("b"));
     let mut arguments = vec!["guest", "g1", "--disk", &disk_a, "--disk", &disk_b];
+    arguments.extend(["--queues", "4"]);
     for (export, _, _) in &exports {
         arguments.extend(["--nbd-export", export]);
     }

@@ -75,16 +75,19 @@ impl Images {
         }
     }
 
-    /// Copies, again and again, until something was done so often in the middle of a copy; looks at each.
-    fn copy_until(&self, times: usize, mut act: impl FnMut()) {
+    /// Copies, again and again, until something was done so often in the middle of a copy; looks at each, and at the queues that
+    /// it used.
+    fn copy_until(&self, queues: u64, times: usize, mut act: impl FnMut()) {
         let mut done = 0;
         for _ in 0..COPIES {
             std::fs::write(&self.to, vec![0; IMAGE]).expect("written");
             done += std::thread::scope(|scope| {
-                let copying = scope.spawn(|| self.copy());
+                let copying = scope.spawn(|| self.copy(queues));
                 let done = at_work(&self.to, times - done, &|| copying.is_finished(), &mut act);
                 let output = copying.join().expect("no panic");
-                assert!(output.status.success(), "{}", output_text(&output));
+                let text = output_text(&output);
+                assert!(output.status.success(), "{text}");
+                assert_eq!(json_u64(&said(&text, "copied"), "queues"), queues, "{text}");
                 done
             });
             let copied = std::fs::read(&self.to).expect("read");
@@ -96,7 +99,7 @@ impl Images {
         panic!("{done} of {times} times in {COPIES} copies");
     }
 
-    fn copy(&self) -> std::process::Output {
+    fn copy(&self, queues: u64) -> std::process::Output {
         self.host.ringfence(&[
             "guest",
             "g1",
@@ -108,16 +111,26 @@ impl Images {
             "xvda=xvdb",
             "--depth",
             "32",
+            "--queues",
+            &queues.to_string(),
         ])
     }
 }
 
-#[test]
-fn a_copy_goes_on_through_twenty_kills() {
+/// What a guest said under this key before it ended.
+fn said(text: &str, key: &str) -> serde_json::Value {
+    let lines = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    let mut values = lines.map(|line: serde_json::Value| line[key].clone());
+    values.find(|value| !value.is_null()).expect(text)
+}
+
+fn a_copy_goes_on_through_twenty_kills(queues: u64) {
     let images = Images::new();
     let mut backend = images.host.restarted("blk0");
     let mut said = backend.ready().clone();
-    images.copy_until(KILLS, || {
+    images.copy_until(queues, KILLS, || {
         kill(&said, Signal::KILL);
         said = backend.said("ready").expect("another process");
     });
@@ -137,7 +150,7 @@ fn threads_share_the_disks_and_lose_nothing() {
         names.filter(|name| name.starts_with("disks-")).count()
     };
     assert_eq!(named(json_u64(&said, "pid")), 1, "beside the first");
-    images.copy_until(KILLS, || {
+    images.copy_until(4, KILLS, || {
         kill(&said, Signal::KILL);
         said = backend.said("ready").expect("another process");
     });
@@ -151,13 +164,49 @@ fn threads_share_the_disks_and_lose_nothing() {
 }
 
 #[test]
+fn a_copy_on_one_queue_goes_on_through_twenty_kills() {
+    a_copy_goes_on_through_twenty_kills(1);
+}
+
+#[test]
+fn a_copy_on_four_queues_goes_on_through_twenty_kills() {
+    a_copy_goes_on_through_twenty_kills(4);
+}
+
+/// The load flushes, excludes what overlaps on whichever queue, and knows of each block what must come back.
+#[test]
+fn a_load_on_two_queues_finds_everything_after_twenty_kills() {
+    let host = Host::start();
+    let mut backend = host.restarted("blk0");
+    let image = host.path("image");
+    std::fs::write(&image, vec![0; 4 << 20]).expect("written");
+    let disk = disk("xvda", "rw", &image);
+    let arguments = ["guest", "g1", "--disk", &disk, "--queues", "2"];
+    let load = ["--verify", "xvda,3600s"];
+    let mut guest = Running::start(&host.path("run"), &[&arguments[..], &load].concat());
+    let mut serves = backend.ready().clone();
+    let done = at_work(&image, KILLS, &|| false, || {
+        kill(&serves, Signal::KILL);
+        serves = backend.said("ready").expect("another process");
+    });
+    assert_eq!(done, KILLS);
+    guest.ask_to_end();
+    let report = guest.said("verified").expect("it says so");
+    assert_eq!(report["good"], true, "{report}");
+    assert_eq!(json_u64(&report, "queues"), 2);
+    assert_eq!(json_u64(&report, "aborted"), 0, "nobody noticed");
+    assert!(json_u64(&report, "flushes") > 1);
+    assert!(guest.wait().success());
+}
+
+#[test]
 fn a_copy_goes_on_through_new_versions_of_the_program() {
     let images = Images::new();
     let mut backend = images.host.restarted("blk0");
     let next = images.host.path("next");
     std::fs::copy(domains::PROGRAM, &next).expect("copied");
     let run_dir = images.host.path("run");
-    images.copy_until(UPGRADES, || {
+    images.copy_until(1, UPGRADES, || {
         let upgrade = std::process::Command::new(&next)
             .arg("--run-dir")
             .arg(&run_dir)
@@ -232,7 +281,7 @@ fn what_a_driver_domain_counts_is_seen_without_asking_it() {
     };
     let source = look();
     assert_eq!((source.name.as_str(), source.restarts), ("blk0", 0));
-    let output = images.copy();
+    let output = images.copy(1);
     assert!(output.status.success(), "{}", output_text(&output));
     let report = source.report().expect("it counts");
     let mut done = report.gone;

@@ -1,22 +1,16 @@
 //! A disk of this guest, as the copy and the NBD export see one: a block frontend with its buffers and its share of the store.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Result, bail};
-use ringfence_blkfront::{
-    Armed, BufferError, Completion, Info, IoError, Op, Reason, Serviced, Tag,
-};
-use ringfence_core::{PAGE, Sector, SectorCount};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
+use ringfence_blkfront::{Armed, BufferError, Info, Op, Reason};
+use ringfence_core::PAGE;
 
-use super::disks::{self, DiskBuffer, DiskFront, Disks, Life, PAGES, Shared};
-use super::pool::Pool;
+use super::disks::{self, Disks, Life, Shared};
+use super::front::{DiskFront, DiskQueue, PAGES};
+use super::lane::{Done, Lane};
 use super::world::World;
-use crate::nbd::{BlockError, Blocks, Data, Geometry, Offers, SubmitError, Token};
+use crate::nbd::{Blocks, Geometry, Offers, SubmitError, Token};
 use crate::rarely::Rarely;
 
 /// Who asks for data can ask while a backend holds all pages.
@@ -29,6 +23,8 @@ pub struct Cost {
     pub notifications: u64,
     /// System calls of the data path without those for waiting, which the owner of the loop makes.
     pub syscalls: u64,
+    /// Queues that carried requests.
+    pub queues: u64,
 }
 
 /// A disk in use. While its backend is away it takes no requests, and those in flight then are answered with
@@ -40,13 +36,12 @@ pub struct GuestDisk<P: World> {
     disks: Shared<P>,
     /// A descriptor of the store's, to sleep on.
     store_fd: OwnedFd,
-    /// Ends the pause that a backend earns which rings without cause.
-    pause: OwnedFd,
-    paused: bool,
     info: Info,
     life: Life,
-    open: HashMap<Tag, Token>,
-    idle: Pool<P>,
+    /// What is known of each queue of the frontend's, in its order.
+    lanes: Vec<Lane<P>>,
+    /// The queue that was used last.
+    last: usize,
     /// The last news of the store's that it looked at.
     seen: u64,
     /// Whether it has come back since it was last asked to sleep.
@@ -68,32 +63,38 @@ impl<P: World> GuestDisk<P> {
     /// No descriptor is left.
     pub fn take(disks: &Shared<P>, vdev: u32, name: &str) -> Result<Option<Self>> {
         let store_fd = disks.borrow().fd()?;
-        let pause = timerfd_create(
-            TimerfdClockId::Monotonic,
-            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
-        )?;
         let Some((front, info)) = disks.borrow_mut().lend(vdev) else {
             return Ok(None);
         };
-        Ok(Some(Self {
+        let mut disk = Self {
             name: name.to_owned(),
             vdev,
             front,
             disks: disks.clone(),
             store_fd,
-            pause,
-            paused: false,
             info,
             life: Life::Connected(info),
-            open: HashMap::new(),
-            idle: Pool::new(disks.borrow().pages),
+            lanes: Vec::new(),
+            last: 0,
             seen: 0,
             returned: false,
             told: false,
             slept: false,
             reaps: 0,
             syscalls: 0,
-        }))
+        };
+        let count = disk.front.queues().len();
+        let pages = disks.borrow().pages / count;
+        for _ in 0..count {
+            match Lane::new(pages) {
+                Ok(lane) => disk.lanes.push(lane),
+                Err(error) => {
+                    disk.give_back();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Some(disk))
     }
 
     /// Waits until the disk with this number is connected; `None` if `stop` came first.
@@ -139,10 +140,13 @@ impl<P: World> GuestDisk<P> {
 
     /// What the data path cost so far.
     pub fn cost(&self) -> Cost {
-        let notifications = self.front.counters().notifications;
+        let counters = || self.front.queues().map(DiskQueue::counters);
+        let notifications: u64 = counters().map(|counters| counters.notifications).sum();
+        let used = counters().filter(|counters| counters.requests > 0);
         Cost {
             notifications,
             syscalls: self.syscalls + notifications,
+            queues: used.count() as u64,
         }
     }
 
@@ -173,8 +177,7 @@ impl<P: World> GuestDisk<P> {
                 if anew {
                     self.returned = true;
                     self.told = false;
-                    // The pages of the last connection are for its backend only.
-                    self.idle.clear();
+                    self.lanes.iter_mut().for_each(Lane::renew);
                 }
                 if let Life::Connected(info) = self.life {
                     self.info = info;
@@ -197,81 +200,44 @@ impl<P: World> GuestDisk<P> {
         disks.give_back(self.vdev, self.front, self.life);
     }
 
-    /// Whether the backend rang. Others wake us as well: what they have to say is no fault of the backend's.
-    fn take_event(&mut self) -> bool {
+    /// Takes the events of queues whose backend rang. Others wake us as well: what they have to say is no fault of the backend's.
+    fn take_events(&mut self) {
         if !std::mem::take(&mut self.slept) {
-            return false;
+            return;
         }
-        if std::mem::take(&mut self.paused) {
-            let mut expirations = [0; 8];
-            let _ = rustix::io::read(&self.pause, &mut expirations);
-            let _ = self.front.unmask();
-            self.syscalls += 2;
+        let mut rang = false;
+        for (lane, mut queue) in self.lanes.iter_mut().zip(self.front.turns()) {
+            rang |= lane.take_event(&mut queue, &mut self.syscalls);
         }
-        self.syscalls += 1;
-        let rang = self.front.take_event().unwrap_or(false);
         if !rang {
             self.look_at_nodes();
         }
-        rang
     }
 
-    fn serviced(&mut self) {
-        if let Ok(Serviced::Spurious(delay)) = self.front.serviced() {
-            let it_value = Timespec {
-                tv_sec: i64::try_from(delay.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: i64::from(delay.subsec_nanos()),
-            };
-            let once = Itimerspec {
-                it_interval: Timespec {
-                    tv_sec: 0,
-                    tv_nsec: 0,
-                },
-                it_value,
-            };
-            self.paused = timerfd_settime(&self.pause, TimerfdTimerFlags::empty(), &once).is_ok();
-            self.syscalls += 1;
-        }
-    }
-
-    /// A buffer of this length, used before or new.
-    fn buffer(&mut self, bytes: usize) -> Result<DiskBuffer<P>, SubmitError> {
-        let taken = self.idle.take(&self.front, bytes);
-        let taken = taken.map_err(|error| self.no_buffer(&error))?;
-        let mut buffer = taken.ok_or(SubmitError::Full)?;
-        buffer.set_len(bytes).map_err(|_| SubmitError::Gone)?;
-        Ok(buffer)
+    /// The queue for the next request, without those that were `tried`: of those with room the one with the least to do, in
+    /// turns.
+    fn queue(&self, tried: u32) -> Option<usize> {
+        let count = self.lanes.len();
+        let queues = self.front.queues().enumerate();
+        let open = queues.filter(|(number, queue)| {
+            tried >> number & 1 == 0 && queue.channel().is_some() && queue.free() > 0
+        });
+        // From the one after the last on.
+        let turn = |number: usize| (number + count - self.last - 1) % count;
+        let best = open.min_by_key(|(number, queue)| (queue.in_flight(), turn(*number)));
+        best.map(|(number, _)| number)
     }
 
     fn no_buffer(&self, error: &BufferError) -> SubmitError {
         let away = matches!(error, BufferError::NoBackend) && !self.is_over();
-        // With fewer pages than the ring could use, requests wait for those that have some.
-        if away || !self.open.is_empty() {
+        // With fewer pages than the rings could use, requests wait for those that have some.
+        if away || self.lanes.iter().any(|lane| lane.open() > 0) {
             return SubmitError::Full;
         }
         if !self.is_over() && NO_PAGE.may().is_some() {
             eprintln!("ringfence: {}: no page for a request: {error}", self.name);
         }
         SubmitError::Gone
-    }
-
-    fn submit(
-        &mut self,
-        token: Token,
-        op: Op,
-        sector: u64,
-        buffer: DiskBuffer<P>,
-    ) -> Result<(), SubmitError> {
-        match self.front.submit(op, Sector::new(sector), buffer) {
-            Ok(tag) => {
-                self.open.insert(tag, token);
-                Ok(())
-            }
-            Err(rejected) => {
-                self.idle.keep(rejected.buffer);
-                Err(self.refused(rejected.reason))
-            }
-        }
     }
 
     /// While the backend is away, requests wait as they do for a full ring.
@@ -285,33 +251,47 @@ impl<P: World> GuestDisk<P> {
         }
     }
 
-    /// One answer to whoever asked.
-    fn hand_out(
+    /// Has a queue take a request. One may have no room or no page where another has.
+    fn submit(
         &mut self,
-        completion: Completion<P, PAGES>,
-        done: &mut dyn FnMut(Token, Result<Data<'_>, BlockError>),
-    ) {
-        let Some(token) = self.open.remove(&completion.tag) else {
-            return;
-        };
-        let buffer = completion.buffer;
-        match completion.result {
-            Ok(()) => done(
-                token,
-                Ok(&|offset, out: &mut [u8]| {
-                    if let Some(buffer) = &buffer {
-                        // The server asks for parts of what it submitted; there is nothing beyond.
-                        let _ = buffer.read_at(offset, out);
-                    }
-                }),
-            ),
-            Err(_) if self.is_over() => done(token, Err(BlockError::Gone)),
-            Err(IoError::Aborted) => return done(token, Err(BlockError::Aborted)),
-            Err(_) => done(token, Err(BlockError::Failed)),
+        hand: impl Fn(&mut Lane<P>, &mut DiskQueue<P>) -> Result<(), Refused>,
+    ) -> Result<(), SubmitError> {
+        let (mut refused, mut tried) = (Refused::Queue(Reason::NotConnected), 0);
+        while let Some(number) = self.queue(tried) {
+            match hand(&mut self.lanes[number], &mut self.front.turn(number)) {
+                Ok(()) => {
+                    self.last = number;
+                    return Ok(());
+                }
+                Err(why) => refused = why,
+            }
+            tried |= 1 << number;
         }
-        if let Some(buffer) = buffer {
-            self.idle.keep(buffer);
-        }
+        Err(match refused {
+            Refused::Queue(reason) => self.refused(reason),
+            Refused::Buffer(error) => self.no_buffer(&error),
+            Refused::InUse => SubmitError::Full,
+        })
+    }
+}
+
+/// Why a queue does not take a request.
+enum Refused {
+    Queue(Reason),
+    Buffer(BufferError),
+    /// All buffers that there may be are.
+    InUse,
+}
+
+impl From<Reason> for Refused {
+    fn from(reason: Reason) -> Self {
+        Self::Queue(reason)
+    }
+}
+
+impl From<BufferError> for Refused {
+    fn from(error: BufferError) -> Self {
+        Self::Buffer(error)
     }
 }
 
@@ -332,20 +312,20 @@ impl<P: World> Blocks for GuestDisk<P> {
     }
 
     fn submit_read(&mut self, token: Token, sector: u64, bytes: u32) -> Result<(), SubmitError> {
-        if self.front.free() == 0 {
-            return Err(SubmitError::Full);
-        }
-        let buffer = self.buffer(bytes as usize)?;
-        self.submit(token, Op::Read, sector, buffer)
+        self.submit(|lane, queue| {
+            let buffer = lane.buffer(queue, bytes as usize)?;
+            let buffer = buffer.ok_or(Refused::InUse)?;
+            Ok(lane.submit(queue, token, Op::Read, sector, buffer)?)
+        })
     }
 
     fn submit_write(&mut self, token: Token, sector: u64, data: &[u8]) -> Result<(), SubmitError> {
-        if self.front.free() == 0 {
-            return Err(SubmitError::Full);
-        }
-        let mut buffer = self.buffer(data.len())?;
-        buffer.write_at(0, data).map_err(|_| SubmitError::Gone)?;
-        self.submit(token, Op::Write, sector, buffer)
+        self.submit(|lane, queue| {
+            let buffer = lane.buffer(queue, data.len())?;
+            let mut buffer = buffer.ok_or(Refused::InUse)?;
+            buffer.write_at(0, data)?;
+            Ok(lane.submit(queue, token, Op::Write, sector, buffer)?)
+        })
     }
 
     fn submit_discard(
@@ -354,62 +334,52 @@ impl<P: World> Blocks for GuestDisk<P> {
         sector: u64,
         sectors: u64,
     ) -> Result<(), SubmitError> {
-        let (sector, count) = (Sector::new(sector), SectorCount::new(sectors));
-        match self.front.discard(sector, count, false) {
-            Ok(tag) => {
-                self.open.insert(tag, token);
-                Ok(())
-            }
-            Err(reason) => Err(self.refused(reason)),
-        }
+        self.submit(|lane, queue| Ok(lane.discard(queue, token, sector, sectors)?))
     }
 
+    /// On one queue: it covers what was answered on any.
     fn submit_flush(&mut self, token: Token) -> Result<(), SubmitError> {
-        match self.front.flush() {
-            Ok(tag) => {
-                self.open.insert(tag, token);
-                Ok(())
-            }
-            Err(reason) => Err(self.refused(reason)),
-        }
+        self.submit(|lane, queue| Ok(lane.flush(queue, token)?))
     }
 
     fn kick(&mut self) {
-        if let Err(error) = self.front.kick() {
-            self.life = Life::Failed(error.to_string());
+        for mut queue in self.front.turns() {
+            if let Err(error) = queue.kick() {
+                self.life = Life::Failed(error.to_string());
+            }
         }
     }
 
-    fn reap(&mut self, done: &mut dyn FnMut(Token, Result<Data<'_>, BlockError>)) {
-        let rang = self.take_event();
+    fn reap(&mut self, done: &mut Done<'_>) {
+        self.take_events();
         self.reaps = self.reaps.wrapping_add(1);
         // A backend that always has something to say does not keep us from hearing that it wants to go.
         if self.reaps.is_multiple_of(LOOK_EVERY) || self.seen != self.disks.borrow().news() {
             self.look_at_nodes();
         }
-        let mut any = false;
-        loop {
-            match self.front.reap() {
-                Ok(Some(completion)) => {
-                    any = true;
-                    self.hand_out(completion, done);
-                }
-                Ok(None) => break,
-                // A lie of the backend's: the device closes, and what is in flight comes back aborted.
-                Err(fault) => {
-                    if self.is_over() {
-                        break;
+        let mut count = 0;
+        for number in 0..self.lanes.len() {
+            loop {
+                let over = self.is_over();
+                let (lane, mut queue) = (&mut self.lanes[number], self.front.turn(number));
+                let reaped = lane.reap(&mut queue, over, &mut count, done);
+                drop(queue);
+                match reaped {
+                    Ok(()) => break,
+                    Err(_) if over => break,
+                    // A lie of the backend's: the device closes, and what is in flight comes back aborted.
+                    Err(fault) => {
+                        self.life = Life::Failed(fault.to_string());
+                        self.step_now();
                     }
-                    self.life = Life::Failed(fault.to_string());
-                    self.step_now();
                 }
             }
         }
-        if rang {
-            self.serviced();
+        for (lane, mut queue) in self.lanes.iter_mut().zip(self.front.turns()) {
+            lane.serviced(&mut queue, &mut self.syscalls);
         }
         // A device that closes waits for the last answer, and no event of the store's tells it of that.
-        if any && !matches!(self.life, Life::Connected(_)) && self.front.in_flight() == 0 {
+        if count > 0 && !matches!(self.life, Life::Connected(_)) && self.front.in_flight() == 0 {
             self.step_now();
         }
     }
@@ -422,17 +392,20 @@ impl<P: World> Blocks for GuestDisk<P> {
         {
             return false;
         }
-        self.slept = self.front.channel().is_none() || self.front.arm() == Armed::Sleep;
+        let mut quiet = true;
+        for mut queue in self.front.turns() {
+            quiet &= queue.channel().is_none() || queue.arm() == Armed::Sleep;
+        }
+        // What one queue did may let another go on.
+        self.slept = quiet && !self.front.take_news();
         self.slept
     }
 
     fn wake(&self) -> Vec<BorrowedFd<'_>> {
-        let mut fds = vec![self.store_fd.as_fd()];
-        if self.paused {
-            fds.push(self.pause.as_fd());
-        } else {
-            fds.extend(self.front.channel().map(AsFd::as_fd));
-        }
-        fds
+        let lanes = self.lanes.iter().zip(self.front.queues());
+        let queues = lanes.filter_map(|(lane, queue)| lane.wake(queue));
+        std::iter::once(self.store_fd.as_fd())
+            .chain(queues)
+            .collect()
     }
 }

@@ -9,10 +9,11 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use ringfence_blkfront::{Buffer, Error, Event, Frontend, Info};
+use ringfence_blkfront::{Error, Event, Info};
 use ringfence_core::store::{Store, StoreError, Tx};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::front::DiskFront;
 use super::world::World;
 use crate::rarely::Rarely;
 
@@ -38,17 +39,6 @@ pub enum Life {
     Failed(String),
 }
 
-/// Requests in flight on one disk, where the backend takes rings of 16 pages. More would be a megabyte on the stack where a
-/// frontend is made.
-pub const DEPTH: usize = 288;
-/// Pages of the longest request.
-pub const PAGES: usize = 32;
-
-/// The frontend of a disk of this guest.
-pub type DiskFront<P> = Frontend<P, DEPTH, PAGES>;
-/// A buffer of its.
-pub type DiskBuffer<P> = Buffer<P, PAGES>;
-
 struct Disk<P: World> {
     /// `None` while somebody uses the disk.
     front: Option<Box<DiskFront<P>>>,
@@ -62,6 +52,8 @@ pub struct Disks<P: World> {
     platform: P,
     pub(crate) store: P::Store,
     persistent: bool,
+    /// Of each disk, where its backend takes so many.
+    queues: usize,
     /// For the buffers of one disk.
     pub(crate) pages: usize,
     /// Grows with every event: whoever saw an older number looks at its nodes again.
@@ -73,8 +65,8 @@ pub struct Disks<P: World> {
 pub type Shared<P> = Rc<RefCell<Disks<P>>>;
 
 impl<P: World> Disks<P> {
-    /// Watches the disks of this domain. Backends may keep their pages mapped if `persistent`. The
-    /// buffers of one disk take up to `pages` pages.
+    /// Watches the disks of this domain. Backends may keep their pages mapped if `persistent`. Each disk has up to `queues`
+    /// queues, and its buffers take up to `pages` pages.
     ///
     /// # Errors
     /// The store failed.
@@ -82,6 +74,7 @@ impl<P: World> Disks<P> {
         platform: P,
         mut store: P::Store,
         persistent: bool,
+        queues: usize,
         pages: usize,
     ) -> Result<Shared<P>> {
         store.watch(DISKS, "disks").context("xenstore")?;
@@ -89,6 +82,7 @@ impl<P: World> Disks<P> {
             platform,
             store,
             persistent,
+            queues,
             pages,
             news: 0,
             disks: BTreeMap::new(),
@@ -129,10 +123,10 @@ impl<P: World> Disks<P> {
         for vdev in &present {
             if !self.disks.contains_key(vdev) {
                 let dir = format!("{DISKS}/{vdev}");
-                let mut front = Box::new(DiskFront::with_limits(self.platform.clone(), &dir)?);
-                front.set_persistent(self.persistent);
+                let platform = self.platform.clone();
+                let front = DiskFront::new(platform, &dir, self.queues, self.persistent)?;
                 let disk = Disk {
-                    front: Some(front),
+                    front: Some(Box::new(front)),
                     life: Life::Waiting,
                     present: true,
                 };
@@ -251,7 +245,7 @@ impl<P: World> Disks<P> {
     fn step_all(&mut self) -> Result<()> {
         for (vdev, disk) in &mut self.disks {
             if let Some(front) = &mut disk.front {
-                while front.reap().is_ok_and(|completion| completion.is_some()) {}
+                front.discard_answers();
                 step(*vdev, front, &mut self.store, &mut disk.life)?;
             }
         }

@@ -3,7 +3,7 @@
 use ringfence_blkfront::{BufferError, MAX_PAGES};
 use ringfence_core::PAGE;
 
-use super::disks::{DiskBuffer, DiskFront, PAGES};
+use super::front::{DiskBuffer, DiskQueue, PAGES};
 use super::world::World;
 
 /// Pages of a buffer: for one block, for what fits a request itself, for the longest request.
@@ -34,19 +34,19 @@ impl<P: World> Pool<P> {
     /// No pages are left; the connection is away.
     pub(crate) fn take(
         &mut self,
-        front: &DiskFront<P>,
+        queue: &DiskQueue<P>,
         bytes: usize,
     ) -> Result<Option<DiskBuffer<P>>, BufferError> {
         let pages = bytes.div_ceil(PAGE).max(1);
         let size = SIZES.iter().position(|size| *size >= pages);
         let size = size.ok_or(BufferError::Pages { pages, max: PAGES })?;
-        if front.in_flight() > 0 && self.pages.saturating_add(SIZES[size]) > self.limit {
+        if queue.in_flight() > 0 && self.pages.saturating_add(SIZES[size]) > self.limit {
             return Ok(self.fitting(size));
         }
         if let Some(buffer) = self.idle[size].pop() {
             return Ok(Some(buffer));
         }
-        match front.buffer(SIZES[size]) {
+        match queue.buffer(SIZES[size]) {
             Ok(buffer) => {
                 self.pages += SIZES[size];
                 Ok(Some(buffer))

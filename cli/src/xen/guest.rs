@@ -10,10 +10,15 @@ use ringfence_linux::Linux;
 use crate::args::Guest;
 use crate::guest::arg::DiskArg;
 use crate::guest::disks::Disks;
+use crate::guest::front::QUEUES;
 use crate::signals::Stop;
 
-/// Pages of one disk's buffers: Linux grants 1024 pages of user space, rings included.
-const DISK_PAGES: usize = 384;
+/// Pages of one disk's buffers and rings: Linux grants 1024 pages of user space.
+const DISK_PAGES: usize = 400;
+/// Pages of one of its rings.
+const RING_PAGES: usize = 16;
+
+const _: () = assert!(DISK_PAGES > RING_PAGES * QUEUES);
 
 /// Where the kernel's frontend shows that it is there, as a module or built in.
 const KERNEL_FRONTEND: [&str; 2] = ["/sys/module/xen_blkfront", "/sys/bus/xen/drivers/vbd"];
@@ -50,6 +55,8 @@ pub(super) fn run(wanted: &Guest) -> Result<u8> {
         "domid": platform.domid().get(),
     });
     let store = platform.store().context("xenstore")?;
-    let disks = Disks::new(platform, store, !wanted.work.no_persistent, DISK_PAGES)?;
+    let queues = usize::from(wanted.work.queues);
+    let pages = DISK_PAGES - RING_PAGES * queues;
+    let disks = Disks::new(platform, store, !wanted.work.no_persistent, queues, pages)?;
     crate::guest::Guest::new(disks, named, identity, &stop).work(&wanted.work)
 }
