@@ -2,6 +2,7 @@
 # shows: Linux 6.1 blkfront: ringfence block-attach and block-detach to a running guest
 # shows: xl 4.17: lists and destroys what ringfence block-attach made
 # needs: ringfence
+# set: all
 # seconds: 240
 rf() { ringfence --platform xen "$@"; }
 refused() { fails rf "$@" 2>/tmp/refused; cat /tmp/refused; }

@@ -4,6 +4,7 @@
 # shows: xl 4.17: fails when a Linux driver domain cannot open a disk
 # shows: xl 4.17: backendtype=qdisk of a Linux driver domain, served by ours
 # needs: ringfence
+# set: all
 # seconds: 300
 rf() { ringfence --platform xen "$@"; }
 no_backends() { ! xenstore-ls -f /local/domain/$a/backend | grep -q -E 'backend/(vbd|qdisk)'; }

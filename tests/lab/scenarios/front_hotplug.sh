@@ -1,6 +1,7 @@
 # Disks that come to a busy frontend in user space, and go: nothing of them is left in either domain.
 # shows: Linux 6.1 blkback: our frontend in user space, hot attach and detach
 # needs: ringfence
+# set: all
 # seconds: 240
 linux_blkback
 a=$(disk_image a.img 16) b=$(disk_image b.img 16)

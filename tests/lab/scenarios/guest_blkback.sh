@@ -1,7 +1,6 @@
 # A guest kernel of ours, without an operating system, against Linux's own backend.
 # shows: Linux 6.1 blkback: our guest kernel, PV
 # needs: guest-image
-# set: all
 # seconds: 120
 linux_blkback
 image_disks

@@ -2,7 +2,6 @@
 # is honest. It says of each what is wrong with it, reads the honest one's files, and ends in order.
 # shows: Hostile backend: rings, answers and nodes of our guest kernel's disks
 # needs: ringfence, guest-image
-# set: all
 # seconds: 200
 linux_blkback
 image_disks

@@ -1,7 +1,6 @@
 # A guest kernel of ours, without an operating system, against QEMU's backend.
 # shows: QEMU 7.2 qdisk: our guest kernel, PV
 # needs: qdisk, guest-image
-# set: all
 # seconds: 120
 . /lab/qdisk.sh
 image_disks

@@ -2,7 +2,6 @@
 # Before that a copy of it is saved, and it goes on itself.
 # shows: ringfence backend: our guest kernel, PV, saved and restored under load
 # needs: ringfence, guest-image
-# set: all
 # seconds: 240
 ringfence_backend
 image_disks

@@ -2,6 +2,7 @@
 # pages, references, domains and ports that are none; between guests, and between a guest and dom0.
 # shows: Hostile domain: grants and event channels of our platform
 # needs: ringfence
+# set: all
 # seconds: 240
 for name in a b c; do
   extra=noblkfront guest_config $name >/tmp/$name.cfg

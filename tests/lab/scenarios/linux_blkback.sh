@@ -1,6 +1,7 @@
 # The control experiment: Linux's own backend and frontend, none of ours. Also shows that the counts of what is left
 # behind can see something.
 # shows: Linux 6.1 blkback with Linux 6.1 blkfront: mkfs, mount, fio verify, fsck
+# set: all
 # seconds: 120
 linux_blkback
 image=$(disk_image a.img 64)

@@ -2,6 +2,7 @@
 # while the guest runs, for which xl starts no second device model.
 # shows: QEMU 7.2 qdisk with Linux 6.1 blkfront: mkfs, mount, fio verify, fsck
 # shows: QEMU 7.2 qdisk with Linux 6.1 blkfront: hot attach and detach
+# set: all
 # seconds: 240
 # needs: qdisk
 . /lab/qdisk.sh

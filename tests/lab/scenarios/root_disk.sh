@@ -1,6 +1,7 @@
 # A guest whose root file system is on a disk of ours: it boots from it, writes to it, and finds it after a second boot.
 # shows: Linux 6.1 blkfront: root disk
 # needs: ringfence
+# set: all
 # seconds: 200
 ringfence_backend
 image=$(disk_image root.img 160)

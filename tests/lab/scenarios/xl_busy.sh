@@ -2,6 +2,7 @@
 # shows: Linux 6.1 blkfront: detach while busy
 # shows: Linux 6.1 blkfront: guest destroyed while busy
 # needs: ringfence
+# set: all
 # seconds: 200
 ringfence_backend
 . /lab/busy.sh

@@ -1,6 +1,7 @@
 # Linux sees a disk with a cache, and every flush of the guest is one of ours: counted when the backend ends.
 # shows: Linux 6.1 blkfront: flush
 # needs: ringfence
+# set: all
 # seconds: 90
 ringfence_backend
 image=$(disk_image a.img 16)

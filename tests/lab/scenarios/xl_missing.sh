@@ -1,6 +1,7 @@
 # What goes wrong with a disk of ours is what xl prints.
 # shows: xl 4.17: says why a disk cannot be attached
 # needs: ringfence
+# set: all
 # seconds: 150
 guest_config g1 "$(disk /images/nothing.img xvda)" >/tmp/g1.cfg
 fails xl create -q /tmp/g1.cfg >/tmp/xl.out 2>&1

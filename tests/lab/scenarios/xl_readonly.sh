@@ -1,6 +1,7 @@
 # A read-only disk of ours: Linux says so, cannot write, and reads what is there.
 # shows: Linux 6.1 blkfront: read-only disk
 # needs: ringfence
+# set: all
 # seconds: 90
 ringfence_backend
 image=$(disk_image a.img 8)

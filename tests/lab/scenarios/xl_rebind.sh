@@ -3,6 +3,7 @@
 # the driver is away. (Linux's own backend forgets a device whose frontend's directory is gone.)
 # shows: Linux 6.1 blkfront: frontend closes and connects again
 # needs: ringfence
+# set: all
 # seconds: 150
 ringfence_backend
 image=$(disk_image a.img 16)
