@@ -1,12 +1,15 @@
 //! `xen/io/blkif.h`: the requests and responses of a paravirtual disk.
 //!
-//! Sector numbers and counts are in units of 512 bytes, whatever the disk's logical sector size. The layout depends on how
-//! the frontend's compiler aligned `u64`: [`native`] on x86_64 and arm, [`x86_32`] for 32-bit x86 guests.
+//! Sector numbers and counts are in units of 512 bytes, whatever the disk's logical sector size; [`units`] has what others made
+//! of that. The layout depends on how the frontend's compiler aligned `u64`: [`native`] on x86_64 and arm, [`x86_32`] for 32-bit
+//! x86 guests.
 
 pub mod native;
+pub mod units;
 pub mod x86_32;
 
 pub use native::{RequestDiscardNative, RequestIndirectNative, RequestNative, ResponseNative};
+pub use units::{Convention, SectorUnits};
 pub use x86_32::{RequestDiscardX86_32, RequestIndirectX86_32, RequestX86_32, ResponseX86_32};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
