@@ -44,6 +44,16 @@ pub enum Refusal {
         /// Its `last_sect`.
         last: u8,
     },
+    /// More bytes than there are numbers for, where one counts for more than 512.
+    #[error("{field} {value} in units of {unit} sectors")]
+    Units {
+        /// Which field.
+        field: &'static str,
+        /// What it holds.
+        value: u64,
+        /// How many times 512 bytes one is.
+        unit: u64,
+    },
     /// Sectors that the disk does not have.
     #[error("sector_number {sector} and {count} sectors on a disk of {capacity}")]
     Range {

@@ -3,10 +3,11 @@
 use ringfence_blkback::journal::{Journal as _, Plan, Queue};
 use ringfence_blkback::sink::IoOp;
 use ringfence_core::Words as _;
+use ringfence_core::ids::{DomId, Sector};
 use ringfence_core::platform::Granted;
-use ringfence_core::wire::blkif::{Op, Status};
+use ringfence_core::wire::blkif::{Convention, Op, Status};
 use ringfence_sim::Crash;
-use ringfence_tests::blkback_rig::{BACK, Guest, Rig, read, request, write};
+use ringfence_tests::blkback_rig::{BACK, Guest, Rig, backend_dir, read, request, write};
 
 /// The first word after the header's fixed ones: the head of the first queue, and in it how far requests were taken.
 const REQ_CONS: usize = 32 + 9;
@@ -193,6 +194,104 @@ fn without_a_journal_only_an_idle_ring_is_gone_on_with() {
             assert_eq!(rig.state(&guest), "5");
             let error = rig.error(&guest);
             assert!(error.contains("nobody knows"), "{error}");
+        }
+    }
+}
+
+/// As [`in_flight`], on a disk with sectors of 4096 bytes that this guest counts in its own way.
+fn in_flight_counted(rig: &mut Rig, counted: Convention) -> Guest {
+    let dir = backend_dir(DomId::new(7), 51712);
+    let disk = rig.disks.of(&dir);
+    disk.borrow_mut().logical = 4096;
+    disk.borrow_mut().counted = counted;
+    in_flight(rig, 7, 2)
+}
+
+#[test]
+fn a_request_of_an_earlier_process_means_the_same_place() {
+    for (counted, second) in [
+        (Convention::Linux, 8),
+        (Convention::FreeBsd, 64),
+        (Convention::MiniOs, 8),
+    ] {
+        let mut rig = rig();
+        let mut guest = in_flight_counted(&mut rig, counted);
+        let disk = rig.disks.of(&guest.back_dir);
+        let before = disk.borrow().seen.len();
+        let mut rig = rig.restarted();
+        rig.settle();
+        assert_eq!(rig.error(&guest), "", "{counted}");
+        assert_eq!(guest.answers().len(), 2);
+        let again: Vec<_> = disk.borrow().seen[before..].to_vec();
+        let place = |sector| (IoOp::Write(Sector::new(sector)), 4096);
+        assert_eq!(again, [place(0), place(second)], "{counted}");
+        guest.round_trip(&mut rig, 5);
+    }
+}
+
+#[test]
+fn a_journal_in_other_units_is_not_gone_on_with() {
+    let linux = Convention::Linux;
+    for (was, is) in [
+        (linux, Convention::FreeBsd),
+        (Convention::FreeBsd, linux),
+        (linux, Convention::MiniOs),
+        (Convention::MiniOs, Convention::FreeBsd),
+        (Convention::FreeBsd, Convention::Qemu),
+    ] {
+        // In the middle of something, and with nothing to be done.
+        for idle in [false, true] {
+            let mut rig = rig();
+            let mut guest = in_flight_counted(&mut rig, was);
+            let disk = rig.disks.of(&guest.back_dir);
+            if idle {
+                disk.borrow_mut().release();
+                rig.settle();
+                assert_eq!(guest.answers().len(), 2);
+            }
+            let before = disk.borrow().seen.len();
+            disk.borrow_mut().counted = is;
+            let mut rig = rig.restarted();
+            rig.settle();
+            assert_eq!(rig.state(&guest), "5", "{was}, then {is}");
+            let error = rig.error(&guest);
+            assert!(error.contains("protocol"), "{error}");
+            assert_eq!(disk.borrow().seen.len(), before, "nothing is done again");
+            assert!(guest.answers().is_empty());
+            // The next connection is told the new units.
+            guest.reset(&mut rig);
+            guest.connect(&mut rig);
+        }
+    }
+}
+
+#[test]
+fn without_a_journal_only_units_that_must_be_the_same_are_gone_on_with() {
+    let linux = Convention::Linux;
+    for (was, is, goes_on) in [
+        (linux, linux, true),
+        (Convention::FreeBsd, linux, false),
+        (Convention::MiniOs, linux, false),
+        (linux, Convention::FreeBsd, false),
+        (Convention::FreeBsd, Convention::FreeBsd, false),
+    ] {
+        let mut rig = rig();
+        let mut guest = in_flight_counted(&mut rig, was);
+        let disk = rig.disks.of(&guest.back_dir);
+        disk.borrow_mut().release();
+        rig.settle();
+        let kept = rig.disks.journal_of(&guest.back_dir);
+        (0..kept.len()).for_each(|word| kept.store(word, 0));
+        disk.borrow_mut().counted = is;
+        let mut rig = rig.restarted();
+        rig.settle();
+        assert_eq!(guest.answers().len(), 2);
+        if goes_on {
+            guest.round_trip(&mut rig, 9);
+        } else {
+            assert_eq!(rig.state(&guest), "5", "{was}, then {is}");
+            let error = rig.error(&guest);
+            assert!(error.contains("in which units"), "{error}");
         }
     }
 }

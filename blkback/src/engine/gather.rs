@@ -144,7 +144,8 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         let segments = <[Segment]>::ref_from_bytes(buffer.bytes());
         let segments = segments.map_err(|_| Refusal::Segments(indirect.segments))?;
         let room = self.rooms.pop().unwrap_or_default();
-        let transfer = parse_indirect(indirect, segments, self.disk.geometry(), room)?;
+        let (geometry, units) = (self.disk.geometry(), self.disk.units());
+        let transfer = parse_indirect(indirect, segments, geometry, units, room)?;
         let op = if indirect.write {
             IoOp::Write(transfer.sector)
         } else {

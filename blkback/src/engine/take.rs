@@ -69,7 +69,8 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     pub(super) fn accept(&mut self, slot: Slot, entry: journal::Slot, request: &RequestNative) {
         let mut ticket = ticket(slot, entry, request, Runs::new(), self.taken_at);
         let lost = Refusal::from(IoError::FlushLost);
-        let (op, bytes) = match parse(request, self.disk.geometry(), self.indirect_segments) {
+        let (geometry, units) = (self.disk.geometry(), self.disk.units());
+        let (op, bytes) = match parse(request, geometry, units, self.indirect_segments) {
             Err(why) => return self.refused.push((ticket, why)),
             Ok(Op::Flush) if self.journal.is_flush_lost() => {
                 return self.refused.push((ticket, lost));

@@ -33,7 +33,7 @@ pub struct Header {
     pub vdev: u32,
     /// What tells the image from others, such as device and inode.
     pub image: [u64; 2],
-    /// Which layout the requests have on the ring, as numbers of the engine's own.
+    /// Which layout the requests have on the ring, and in which units their sectors are, as numbers of the engine's own.
     pub protocol: u32,
     /// What was negotiated, as bits of the engine's own.
     pub features: u32,

@@ -1,7 +1,7 @@
 //! Our own nodes.
 
 use ringfence_core::store::{Store, StoreError, StoreExt, Tx};
-use ringfence_core::wire::blkif::{MAX_RING_PAGE_ORDER, VDISK_CDROM, VDISK_READONLY};
+use ringfence_core::wire::blkif::{MAX_RING_PAGE_ORDER, SectorUnits, VDISK_CDROM, VDISK_READONLY};
 
 use super::{MAX_INDIRECT, MAX_QUEUES, Offer};
 use crate::sink::Geometry;
@@ -66,7 +66,7 @@ fn write_discard<S: Store>(
     Ok(())
 }
 
-/// Writes what the disk is like; must be there before state 4.
+/// Writes what the disk is like, its size in the units of the frontend; must be there before state 4.
 ///
 /// # Errors
 /// The store's.
@@ -74,6 +74,7 @@ pub fn write_geometry<S: Store>(
     store: &mut S,
     dir: &str,
     geometry: &Geometry,
+    units: SectorUnits,
     cdrom: bool,
 ) -> Result<(), StoreError> {
     let mut info = 0;
@@ -84,7 +85,7 @@ pub fn write_geometry<S: Store>(
         info |= VDISK_CDROM;
     }
     store.transaction(|store, tx| {
-        store.write_u64(tx, dir, "sectors", geometry.sectors.get())?;
+        store.write_u64(tx, dir, "sectors", units.sectors(geometry.sectors))?;
         store.write_u32(tx, dir, "info", info)?;
         store.write_u32(tx, dir, "sector-size", geometry.logical)?;
         store.write_u32(tx, dir, "physical-sector-size", geometry.physical)

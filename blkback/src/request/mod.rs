@@ -7,7 +7,7 @@ pub use segments::{Run, Runs, Transfer, parse_indirect};
 use ringfence_core::ids::{GrantRef, RequestId, Sector, SectorCount};
 use ringfence_core::wire::blkif::{
     DISCARD_SECURE, MAX_INDIRECT_PAGES_PER_REQUEST, MAX_INDIRECT_SEGMENTS, Op as WireOp,
-    RequestNative, indirect_pages,
+    RequestNative, SectorUnits, indirect_pages,
 };
 
 use self::segments::transfer;
@@ -91,14 +91,19 @@ impl Echo {
     }
 }
 
-/// Checks a private copy of a request. Total: every bytes give an operation or a reason. `most` is how many segments of an
-/// indirect request were offered; 0 if none were.
-pub fn parse(request: &RequestNative, disk: &Geometry, most: u16) -> Result<Op, Refusal> {
+/// Checks a private copy of a request, whose sectors are counted in these units. Total: every bytes give an operation or a
+/// reason. `most` is how many segments of an indirect request were offered; 0 if none were.
+pub fn parse(
+    request: &RequestNative,
+    disk: &Geometry,
+    units: SectorUnits,
+    most: u16,
+) -> Result<Op, Refusal> {
     match request.operation {
-        WireOp::READ => transfer(request, disk).map(Op::Read),
+        WireOp::READ => transfer(request, disk, units).map(Op::Read),
         WireOp::WRITE => {
             writable(disk, request.operation)?;
-            transfer(request, disk).map(Op::Write)
+            transfer(request, disk, units).map(Op::Write)
         }
         WireOp::FLUSH_DISKCACHE if !disk.flush => Err(Refusal::Operation(request.operation)),
         // Data in a flush would be lost without a word.
@@ -112,10 +117,10 @@ pub fn parse(request: &RequestNative, disk: &Geometry, most: u16) -> Result<Op, 
             if request.nr_segments == 0 {
                 return Ok(Op::Barrier(None));
             }
-            transfer(request, disk).map(|transfer| Op::Barrier(Some(transfer)))
+            transfer(request, disk, units).map(|transfer| Op::Barrier(Some(transfer)))
         }
-        WireOp::DISCARD => discard(request, disk),
-        WireOp::INDIRECT if most > 0 => indirect(request, disk, most).map(Op::Indirect),
+        WireOp::DISCARD => discard(request, disk, units),
+        WireOp::INDIRECT if most > 0 => indirect(request, disk, units, most).map(Op::Indirect),
         other => Err(Refusal::Operation(other)),
     }
 }
@@ -127,7 +132,22 @@ fn writable(disk: &Geometry, operation: WireOp) -> Result<(), Refusal> {
     Err(Refusal::ReadOnly(operation))
 }
 
-fn discard(request: &RequestNative, disk: &Geometry) -> Result<Op, Refusal> {
+/// A number of the request in sectors of 512 bytes.
+fn counted(field: &'static str, value: u64, units: SectorUnits) -> Result<u64, Refusal> {
+    let unit = units.position_unit();
+    match units.in_sectors(value) {
+        Some(sectors) => Ok(sectors),
+        None if cfg!(ringfence_weaken = "blk_sector_units") => Ok(value.wrapping_mul(unit)),
+        None => Err(Refusal::Units { field, value, unit }),
+    }
+}
+
+/// Where a request begins.
+fn start(sector_number: u64, units: SectorUnits) -> Result<Sector, Refusal> {
+    counted("sector_number", sector_number, units).map(Sector::new)
+}
+
+fn discard(request: &RequestNative, disk: &Geometry, units: SectorUnits) -> Result<Op, Refusal> {
     if disk.discard.is_none() {
         return Err(Refusal::Operation(request.operation));
     }
@@ -138,8 +158,8 @@ fn discard(request: &RequestNative, disk: &Geometry) -> Result<Op, Refusal> {
     if !(known || cfg!(ringfence_weaken = "blk_discard_flag")) {
         return Err(Refusal::DiscardFlag(discard.flag));
     }
-    let sector = Sector::new(discard.sector_number);
-    let count = SectorCount::new(discard.nr_sectors);
+    let sector = start(discard.sector_number, units)?;
+    let count = counted("nr_sectors", discard.nr_sectors, units).map(SectorCount::new)?;
     let secure = discard.flag & DISCARD_SECURE != 0;
     disk.check_discard(sector, count, secure)?;
     Ok(Op::Discard {
@@ -149,7 +169,12 @@ fn discard(request: &RequestNative, disk: &Geometry) -> Result<Op, Refusal> {
     })
 }
 
-fn indirect(request: &RequestNative, disk: &Geometry, most: u16) -> Result<Indirect, Refusal> {
+fn indirect(
+    request: &RequestNative,
+    disk: &Geometry,
+    units: SectorUnits,
+    most: u16,
+) -> Result<Indirect, Refusal> {
     let request = request.indirect();
     let write = match request.indirect_op {
         WireOp::READ => false,
@@ -171,7 +196,7 @@ fn indirect(request: &RequestNative, disk: &Geometry, most: u16) -> Result<Indir
     }
     Ok(Indirect {
         write,
-        sector: Sector::new(request.sector_number),
+        sector: start(request.sector_number, units)?,
         segments,
         grefs: request.indirect_grefs,
     })
@@ -180,7 +205,7 @@ fn indirect(request: &RequestNative, disk: &Geometry, most: u16) -> Result<Indir
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ringfence_core::wire::blkif::Segment;
+    use ringfence_core::wire::blkif::{Convention, Segment};
     use zerocopy::FromZeros;
 
     fn request(operation: WireOp, sector: u64, segments: &[(u8, u8)]) -> RequestNative {
@@ -201,9 +226,13 @@ mod tests {
 
     const DISK: Geometry = Geometry::new(SectorCount::new(100));
 
+    fn parsed(request: &RequestNative, disk: &Geometry) -> Result<Op, Refusal> {
+        parse(request, disk, SectorUnits::PLAIN, 0)
+    }
+
     #[test]
     fn the_runs_add_up() {
-        let op = parse(&request(WireOp::READ, 86, &[(2, 7), (0, 7)]), &DISK, 0).unwrap();
+        let op = parsed(&request(WireOp::READ, 86, &[(2, 7), (0, 7)]), &DISK).unwrap();
         let Op::Read(transfer) = op else {
             panic!("{op:?}")
         };
@@ -222,15 +251,38 @@ mod tests {
             logical: 4096,
             ..DISK
         };
-        assert!(parse(&request(WireOp::READ, 8, &[(0, 7)]), &disk, 0).is_ok());
+        assert!(parsed(&request(WireOp::READ, 8, &[(0, 7)]), &disk).is_ok());
         for bad in [
             request(WireOp::READ, 4, &[(0, 7)]),
             request(WireOp::READ, 8, &[(0, 3)]),
         ] {
             assert!(matches!(
-                parse(&bad, &disk, 0),
+                parsed(&bad, &disk),
                 Err(Refusal::Alignment { .. })
             ));
+        }
+    }
+
+    #[test]
+    fn sectors_are_counted_in_the_units_of_the_frontend() {
+        let disk = Geometry {
+            logical: 4096,
+            ..DISK
+        };
+        for (convention, number, last) in [
+            (Convention::Linux, 16, 7),
+            (Convention::FreeBsd, 2, 7),
+            (Convention::Qemu, 2, 0),
+            (Convention::MiniOs, 16, 7),
+        ] {
+            let units = SectorUnits::new(convention, 4096);
+            let asked = request(WireOp::READ, number, &[(0, last), (0, last)]);
+            let Ok(Op::Read(transfer)) = parse(&asked, &disk, units, 0) else {
+                panic!("{convention}");
+            };
+            assert_eq!((transfer.sector, transfer.bytes), (Sector::new(16), 8192));
+            let whole = |run: &Run| (run.offset, run.len) == (0, 4096);
+            assert!(transfer.runs.iter().all(whole), "{convention}");
         }
     }
 
@@ -248,16 +300,16 @@ mod tests {
     #[test]
     fn a_flush_carries_nothing() {
         assert_eq!(
-            parse(&request(WireOp::FLUSH_DISKCACHE, u64::MAX, &[]), &DISK, 0),
+            parsed(&request(WireOp::FLUSH_DISKCACHE, u64::MAX, &[]), &DISK),
             Ok(Op::Flush)
         );
-        let with_data = parse(&request(WireOp::FLUSH_DISKCACHE, 0, &[(0, 0)]), &DISK, 0);
+        let with_data = parsed(&request(WireOp::FLUSH_DISKCACHE, 0, &[(0, 0)]), &DISK);
         assert_eq!(with_data, Err(Refusal::Segments(1)));
         let disk = Geometry {
             flush: false,
             ..DISK
         };
-        let refused = parse(&request(WireOp::FLUSH_DISKCACHE, 0, &[]), &disk, 0);
+        let refused = parsed(&request(WireOp::FLUSH_DISKCACHE, 0, &[]), &disk);
         assert_eq!(
             refused.unwrap_err().status(),
             ringfence_core::wire::blkif::Status::EOPNOTSUPP

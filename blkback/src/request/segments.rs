@@ -5,10 +5,10 @@ use core::ops::Deref;
 
 use ringfence_core::ids::{GrantRef, Sector, SectorCount};
 use ringfence_core::wire::blkif::{
-    MAX_SEGMENTS_PER_REQUEST, RequestNative, SECTORS_PER_PAGE, SEGMENTS_PER_INDIRECT_PAGE, Segment,
+    MAX_SEGMENTS_PER_REQUEST, RequestNative, SEGMENTS_PER_INDIRECT_PAGE, SectorUnits, Segment,
 };
 
-use super::Indirect;
+use super::{Indirect, start};
 use crate::error::Refusal;
 use crate::sink::Geometry;
 
@@ -81,7 +81,11 @@ pub struct Transfer {
 }
 
 /// The segments that a request carries.
-pub(super) fn transfer(request: &RequestNative, disk: &Geometry) -> Result<Transfer, Refusal> {
+pub(super) fn transfer(
+    request: &RequestNative,
+    disk: &Geometry,
+    units: SectorUnits,
+) -> Result<Transfer, Refusal> {
     let refused = || Refusal::Segments(request.nr_segments.into());
     let segments = match request.seg.get(..usize::from(request.nr_segments)) {
         Some(segments) if !segments.is_empty() => segments,
@@ -91,10 +95,10 @@ pub(super) fn transfer(request: &RequestNative, disk: &Geometry) -> Result<Trans
     let mut runs = heapless::Vec::new();
     let mut sectors = 0u64;
     for (index, segment) in segments.iter().enumerate() {
-        runs.push(run(index, segment, &mut sectors)?)
+        runs.push(run(index, segment, units, &mut sectors)?)
             .map_err(|_| refused())?;
     }
-    let sector = Sector::new(request.sector_number);
+    let sector = start(request.sector_number, units)?;
     finish(sector, sectors, Runs::Direct(runs), disk)
 }
 
@@ -106,28 +110,35 @@ pub fn parse_indirect(
     indirect: &Indirect,
     segments: &[Segment],
     disk: &Geometry,
+    units: SectorUnits,
     mut room: Vec<Run>,
 ) -> Result<Transfer, Refusal> {
     room.clear();
     room.reserve(segments.len());
     let mut sectors = 0u64;
     for (index, segment) in segments.iter().enumerate() {
-        room.push(run(index, segment, &mut sectors)?);
+        room.push(run(index, segment, units, &mut sectors)?);
     }
     finish(indirect.sector, sectors, Runs::Indirect(room), disk)
 }
 
-fn run(index: usize, segment: &Segment, sectors: &mut u64) -> Result<Run, Refusal> {
+fn run(
+    index: usize,
+    segment: &Segment,
+    units: SectorUnits,
+    sectors: &mut u64,
+) -> Result<Run, Refusal> {
     let (first, last) = (segment.first_sect, segment.last_sect);
-    let inside = first <= last && last < SECTORS_PER_PAGE;
+    let inside = first <= last && last < units.per_page();
     if !(cfg!(ringfence_weaken = "blk_segment_in_page") || inside) {
         return Err(Refusal::Segment { index, first, last });
     }
-    let count = u16::from(last.wrapping_sub(first).wrapping_add(1));
+    let unit = units.segment_unit();
+    let count = u16::from(last.wrapping_sub(first).wrapping_add(1)).wrapping_mul(unit);
     *sectors = sectors.saturating_add(u64::from(count));
     Ok(Run {
         gref: GrantRef::new(segment.gref),
-        offset: u16::from(first).wrapping_mul(512),
+        offset: u16::from(first).wrapping_mul(unit).wrapping_mul(512),
         len: count.wrapping_mul(512),
     })
 }

@@ -12,7 +12,6 @@ use std::string::String;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringfence_core::ids::SectorCount;
 use ringfence_core::platform::Platform;
 use ringfence_core::store::{FieldError, Store, StoreError, StoreExt, StorePath, Tx};
 use ringfence_core::wire::xenbus::XenbusState;
@@ -102,8 +101,8 @@ pub(super) struct Device<'p, P: Platform> {
     drive: Option<Drive>,
     /// Whether it is a CD-ROM, by its `device-type` node.
     cdrom: bool,
-    /// While connected: the size that the frontend was told.
-    announced: Option<SectorCount>,
+    /// While connected: the `sectors` that the frontend was told.
+    announced: Option<u64>,
     wish: BackWish,
     /// Whether the fault that ended the connection is the frontend's: it may then come again.
     peers_fault: bool,

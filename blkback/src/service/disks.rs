@@ -4,6 +4,7 @@ use std::error::Error;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use ringfence_core::wire::blkif::Convention;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
@@ -30,11 +31,17 @@ pub struct OpenDisk {
     pub io: Box<dyn DiskIo>,
     /// How its rings are waited for; `None`: as the service waits for all.
     pub waiting: Option<Waiting>,
+    /// How its frontend counts sectors.
+    pub sectors: Convention,
 }
 
 impl<D: DiskIo + 'static> From<Box<D>> for OpenDisk {
     fn from(io: Box<D>) -> Self {
-        Self { io, waiting: None }
+        Self {
+            io,
+            waiting: None,
+            sectors: Convention::default(),
+        }
     }
 }
 
@@ -174,6 +181,7 @@ impl<I: Images> Disks for Files<I> {
         Ok(Some(OpenDisk {
             io: disk,
             waiting: image.layers.waiting(),
+            sectors: image.layers.sectors(),
         }))
     }
 

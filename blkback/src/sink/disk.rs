@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use ringfence_core::ids::{Sector, SectorCount};
-use ringfence_core::wire::blkif::Op;
+use ringfence_core::wire::blkif::{Convention, Op, SectorUnits};
 use thiserror::Error;
 
 use super::{DiskIo, Done, Geometry, Io, IoOp};
@@ -33,6 +33,15 @@ pub enum Rejected {
 pub struct Disk {
     io: Box<dyn DiskIo>,
     geometry: Geometry,
+    units: SectorUnits,
+    stats: Arc<Stats>,
+}
+
+/// What is known of a disk beside what does the work.
+#[derive(Clone)]
+pub(super) struct Manner {
+    pub(super) geometry: Geometry,
+    units: SectorUnits,
     stats: Arc<Stats>,
 }
 
@@ -48,18 +57,31 @@ impl Disk {
         Self {
             io,
             geometry,
+            units: SectorUnits::PLAIN,
             stats,
         }
     }
 
-    pub(super) fn into_parts(self) -> (Box<dyn DiskIo>, Geometry, Arc<Stats>) {
-        (self.io, self.geometry, self.stats)
+    /// What does the work, and the rest.
+    pub(super) fn into_parts(self) -> (Box<dyn DiskIo>, Manner) {
+        let manner = Manner {
+            geometry: self.geometry,
+            units: self.units,
+            stats: self.stats,
+        };
+        (self.io, manner)
     }
 
-    pub(super) fn from_parts(io: Box<dyn DiskIo>, geometry: Geometry, stats: Arc<Stats>) -> Self {
+    pub(super) fn from_parts(io: Box<dyn DiskIo>, manner: Manner) -> Self {
+        let Manner {
+            geometry,
+            units,
+            stats,
+        } = manner;
         Self {
             io,
             geometry,
+            units,
             stats,
         }
     }
@@ -76,6 +98,18 @@ impl Disk {
     pub fn without_discard(mut self) -> Self {
         self.geometry.discard = None;
         self
+    }
+
+    /// The same disk, for a frontend that counts its sectors in this way.
+    #[must_use]
+    pub fn counted(mut self, convention: Convention) -> Self {
+        self.units = SectorUnits::new(convention, self.geometry.logical);
+        self
+    }
+
+    /// In which units the frontend counts. What is submitted here is in units of 512 bytes always.
+    pub const fn units(&self) -> SectorUnits {
+        self.units
     }
 
     /// What the disk is like.

@@ -15,6 +15,7 @@
 //! | `fault.crash` | `on`, `off` | ends the process instead, to try what restarts promise |
 //! | `trace` | `on`, `off` | tells of every request |
 //! | `wait` | `block`, `spin`, `spin:200us`, `poll` | how the disk's rings are waited for, if not as those of the process are |
+//! | `sectors` | `linux`, `freebsd`, `qemu`, `mini-os` | how the frontend counts sectors larger than 512 bytes, see [`units`](ringfence_core::wire::blkif::units); `linux` |
 //!
 //! Bytes may end in `K`, `M`, `G` or `T` (powers of 1024), a time in `us`, `ms` or `s`.
 
@@ -26,6 +27,7 @@ use std::str::FromStr;
 use std::string::String;
 use std::time::Duration;
 
+use ringfence_core::wire::blkif::Convention;
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -83,6 +85,7 @@ struct Plan {
     crash: bool,
     trace: bool,
     waiting: Option<Waiting>,
+    sectors: Convention,
 }
 
 impl Layers {
@@ -91,7 +94,7 @@ impl Layers {
         ["throttle.", "delay.", "fault."]
             .iter()
             .any(|prefix| key.starts_with(prefix))
-            || matches!(key, "delay" | "trace" | "wait")
+            || matches!(key, "delay" | "trace" | "wait" | "sectors")
     }
 
     /// Adds a word. A key that is there already is replaced.
@@ -135,6 +138,11 @@ impl Layers {
     /// How the disk is waited for, if that was said.
     pub fn waiting(&self) -> Option<Waiting> {
         self.plan().ok()?.waiting
+    }
+
+    /// How the frontend counts sectors.
+    pub fn sectors(&self) -> Convention {
+        self.plan().map(|plan| plan.sectors).unwrap_or_default()
     }
 
     /// Checks what only all words together can show.
@@ -269,6 +277,10 @@ impl Plan {
             "wait" => {
                 let expected = "block, poll, spin, or spin and a time, as in spin:200us";
                 self.waiting = Some(value.parse().map_err(|_| bad(expected))?);
+            }
+            "sectors" => {
+                let expected = "linux, freebsd, qemu or mini-os";
+                self.sectors = value.parse().map_err(|_| bad(expected))?;
             }
             _ => self.limit(key, value)?,
         }
@@ -426,6 +438,17 @@ mod tests {
     }
 
     #[test]
+    fn a_frontend_may_count_sectors_in_another_way() {
+        let layers = |text: &str| text.parse::<Layers>().expect(text);
+        assert_eq!(layers("delay=5ms").sectors(), Convention::Linux);
+        for convention in Convention::ALL {
+            let text = format!("trace=on,sectors={convention}");
+            assert_eq!(layers(&text).sectors(), convention);
+            assert_eq!(layers(&text).to_string(), text);
+        }
+    }
+
+    #[test]
     fn every_refusal_names_key_and_value() {
         for (text, says) in [
             (
@@ -452,6 +475,10 @@ mod tests {
             ),
             ("fault.crash=yes", "fault.crash 'yes': expected on or off"),
             ("trace", "trace '': expected on or off"),
+            (
+                "sectors=4096",
+                "sectors '4096': expected linux, freebsd, qemu or mini-os",
+            ),
             (
                 "wait=spin:50",
                 "wait 'spin:50': expected block, poll, spin, or spin and a time, as in spin:200us",

@@ -3,12 +3,11 @@
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
+use super::disk::Manner;
 use super::{Disk, DiskIo, Done, Geometry, Io, Tag};
-use crate::stats::Stats;
 
 /// Requests of one ring that may be at the disk: what the largest has, and a flush of our own.
 const PER_RING: usize = 513;
@@ -72,14 +71,13 @@ impl Hub {
 /// What makes the disk one again.
 pub struct Split {
     hub: Rc<RefCell<Hub>>,
-    geometry: Geometry,
-    stats: Arc<Stats>,
+    manner: Manner,
 }
 
 impl Split {
     /// Divides a disk among `parts` rings. Every part has the whole disk; what one submits only that one reaps.
     pub fn new(disk: Disk, parts: u16) -> (Self, Vec<Disk>) {
-        let (io, geometry, stats) = disk.into_parts();
+        let (io, manner) = disk.into_parts();
         let parts = usize::from(parts);
         let room = parts.saturating_mul(PER_RING).min(IN_FLIGHT_MAX);
         let mut owners = Vec::new();
@@ -95,15 +93,10 @@ impl Split {
         let disks = (0..parts)
             .map(|part| {
                 let hub = Rc::clone(&hub);
-                Disk::from_parts(Box::new(Part { hub, part }), geometry, stats.clone())
+                Disk::from_parts(Box::new(Part { hub, part }), manner.clone())
             })
             .collect();
-        let split = Self {
-            hub,
-            geometry,
-            stats,
-        };
-        (split, disks)
+        (Self { hub, manner }, disks)
     }
 
     /// The disk as it was, once all its parts are dropped. What they left at it is nobody's.
@@ -113,11 +106,9 @@ impl Split {
             Err(hub) => Box::new(Part { hub, part: 0 }),
         };
         // It may have another size by now.
-        let geometry = Geometry {
-            sectors: io.geometry().sectors,
-            ..self.geometry
-        };
-        Disk::from_parts(io, geometry, self.stats)
+        let mut manner = self.manner;
+        manner.geometry.sectors = io.geometry().sectors;
+        Disk::from_parts(io, manner)
     }
 }
 

@@ -11,6 +11,7 @@ use ringfence_blkback::service::{DiskError, Disks, Kept, OpenDisk, Waiting};
 use ringfence_blkback::sink::{Discard, DiskIo, Done, Geometry, Io, IoOp};
 use ringfence_blkback::stats::Stats;
 use ringfence_core::ids::SectorCount;
+use ringfence_core::wire::blkif::Convention;
 use ringfence_sim::{Sim, SimWords};
 
 /// Size of every disk to begin with, in sectors of 512 bytes.
@@ -31,6 +32,10 @@ pub struct Shared {
     pub discard: Option<Discard>,
     /// Its size.
     pub sectors: u64,
+    /// Bytes of a logical sector, from when it is opened.
+    pub logical: u32,
+    /// How its frontend counts sectors, from when it is opened.
+    pub counted: Convention,
     /// How its rings are waited for, from when it is opened.
     pub waiting: Option<Waiting>,
     /// How often the disk was opened.
@@ -51,6 +56,8 @@ impl Shared {
                 ..Discard::new(512)
             }),
             sectors: SECTORS,
+            logical: 512,
+            counted: Convention::default(),
             waiting: None,
             opened: 0,
             held: VecDeque::with_capacity(64),
@@ -120,6 +127,8 @@ impl DiskIo for Recording {
         let shared = self.0.borrow();
         Geometry {
             discard: shared.discard,
+            logical: shared.logical,
+            physical: shared.logical,
             ..Geometry::new(SectorCount::new(shared.sectors))
         }
     }
@@ -226,10 +235,11 @@ impl Disks for RecordingDisks {
         }
         let disk = self.of(backend_dir);
         disk.borrow_mut().opened += 1;
-        let waiting = disk.borrow().waiting;
+        let (waiting, sectors) = (disk.borrow().waiting, disk.borrow().counted);
         Ok(Some(OpenDisk {
             io: Box::new(Recording(disk)),
             waiting,
+            sectors,
         }))
     }
 

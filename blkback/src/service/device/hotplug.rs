@@ -186,7 +186,8 @@ impl<P: Platform> Device<'_, P> {
                     self.drive = Some(Drive::new(tray, named.0, named.1));
                 }
                 self.waits = Waits::new(opened.waiting.unwrap_or(self.waiting));
-                let mut disk = Disk::with_stats(opened.io, self.stats.clone());
+                let disk = Disk::with_stats(opened.io, self.stats.clone());
+                let mut disk = disk.counted(opened.sectors);
                 if read_only {
                     disk = disk.read_only();
                 }

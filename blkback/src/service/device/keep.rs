@@ -1,14 +1,15 @@
 //! A device's journal: whose it is, whether it can be gone on with.
 
-use ringfence_core::PAGE;
 use ringfence_core::platform::Platform;
-use ringfence_core::wire::blkif::{Abi, RequestNative};
+use ringfence_core::wire::blkif::{Abi, RequestNative, SectorUnits};
+use ringfence_core::{PAGE, Sector};
 use ringfence_ring::layout::ring_size;
 
 use super::super::disks::{Disks, Kept};
 use super::Device;
 use crate::journal::{self, Header, JournalError, QueueHeader};
 use crate::negotiate::{Frontend, RingNodes};
+use crate::sink::Disk;
 
 /// Recoveries that were begun one after the other and none of which ended: there is no point in another.
 const ATTEMPTS: u64 = 5;
@@ -81,6 +82,23 @@ impl<P: Platform> Device<'_, P> {
         }
     }
 
+    /// In which units the frontend is to count sectors.
+    pub(super) fn units(&self) -> SectorUnits {
+        let parts = self.queues.first().map(|queue| queue.engine.disk());
+        let disk = self.disk.as_ref().or(parts);
+        disk.map_or(SectorUnits::PLAIN, Disk::units)
+    }
+
+    /// Whether a frontend that is connected counts sectors as it is to, so far as `told`, which is its `sectors` node, shows.
+    /// For where no journal says so.
+    pub(super) fn counts_alike(&self, told: Option<u64>) -> bool {
+        let Some(geometry) = self.disk.as_ref().map(Disk::geometry) else {
+            return true;
+        };
+        let all_alike = u64::from(geometry.logical) == Sector::BYTES;
+        all_alike || (self.units().is_plain() && told == Some(geometry.sectors.get()))
+    }
+
     fn header(&self, kept: &Kept, frontend: &Frontend) -> Header {
         let queue = |ring: &RingNodes| {
             let bytes = ring.refs.len().saturating_mul(PAGE);
@@ -97,19 +115,21 @@ impl<P: Platform> Device<'_, P> {
             generation: 0,
             vdev: self.id.vdev,
             image: kept.image,
-            protocol: protocol(frontend.abi),
+            protocol: protocol(frontend.abi, self.units()),
             features: self.offer.indirect_segments.into(),
             queues: frontend.queues.iter().map(queue).collect(),
         }
     }
 }
 
-/// A number for every layout, which the journals of later versions keep.
-const fn protocol(abi: Abi) -> u32 {
-    match abi {
+/// A number for every layout, which the journals of later versions keep, with what tells units of sectors apart from bit 8 on:
+/// a request means another place in other units.
+const fn protocol(abi: Abi, units: SectorUnits) -> u32 {
+    let layout = match abi {
         Abi::Native => 1,
         Abi::X86_32 => 2,
-    }
+    };
+    units.bits() << 8 | layout
 }
 
 /// Whether both are about one connection; which field says that they are not.

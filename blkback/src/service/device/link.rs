@@ -3,7 +3,6 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
-use ringfence_core::ids::SectorCount;
 use ringfence_core::platform::Platform;
 use ringfence_core::store::{Store, StoreError, StoreExt, Tx};
 use ringfence_core::wire::xenbus::XenbusState;
@@ -59,6 +58,16 @@ impl<'p, P: Platform> Device<'p, P> {
                 return Ok(false);
             }
         };
+        let told = match resume {
+            true => store.read_opt::<u64>(Tx::NONE, &self.dir, "sectors"),
+            false => Ok(None),
+        };
+        let told = told.ok().flatten();
+        if resume && !matches!(begin, Begin::Journal { .. }) && !self.counts_alike(told) {
+            let reason = "nobody knows in which units the frontend counts sectors";
+            self.retire(true, reason.into());
+            return Ok(false);
+        }
         let Some(disk) = self.disk.take() else {
             return Ok(false);
         };
@@ -90,10 +99,7 @@ impl<'p, P: Platform> Device<'p, P> {
             Ok(()) => {
                 self.waits.begin();
                 self.counts(begin);
-                if resume {
-                    let told = store.read_opt::<u64>(Tx::NONE, &self.dir, "sectors");
-                    self.announced = told.ok().flatten().map(SectorCount::new);
-                }
+                self.announced = told;
             }
             Err((peers_fault, reason)) => {
                 self.release(doorbells);
@@ -177,8 +183,9 @@ impl<'p, P: Platform> Device<'p, P> {
             let geometry = queue.engine.disk().geometry();
             // Also what was written with state 2 if the disk was known then; frontends look again now.
             negotiate::write_features(store, &self.dir, geometry)?;
-            negotiate::write_geometry(store, &self.dir, geometry, self.cdrom)?;
-            self.announced = Some(geometry.sectors);
+            let units = queue.engine.disk().units();
+            negotiate::write_geometry(store, &self.dir, geometry, units, self.cdrom)?;
+            self.announced = Some(units.sectors(geometry.sectors));
         }
         paths::switch_state(store, &self.dir, XenbusState::Connected)
     }
@@ -191,10 +198,11 @@ impl<'p, P: Platform> Device<'p, P> {
         let Some(announced) = self.announced.filter(|_| self.wish == BackWish::Run) else {
             return Ok(());
         };
+        let units = self.units();
         let mut sizes = self
             .queues
             .iter_mut()
-            .map(|queue| queue.engine.refresh().sectors);
+            .map(|queue| units.sectors(queue.engine.refresh().sectors));
         // Each queue has its own view of the same disk: the last one is the newest.
         let Some(sectors) = sizes
             .by_ref()
@@ -212,7 +220,7 @@ impl<'p, P: Platform> Device<'p, P> {
             {
                 return Ok(());
             }
-            store.write_u64(tx, &self.dir, "sectors", sectors.get())?;
+            store.write_u64(tx, &self.dir, "sectors", sectors)?;
             store.write_str(tx, &self.dir, "state", connected)
         })?;
         self.announced = Some(sectors);
