@@ -5,7 +5,7 @@ use core::fmt;
 use heapless::Vec;
 use ringfence_core::platform::{Access, GrantError, Granted, Platform};
 use ringfence_core::wire::blkif::{
-    MAX_SEGMENTS_PER_REQUEST, SECTORS_PER_PAGE, SEGMENTS_PER_INDIRECT_PAGE, Segment,
+    MAX_SEGMENTS_PER_REQUEST, SECTORS_PER_PAGE, SEGMENTS_PER_INDIRECT_PAGE, SectorUnits, Segment,
 };
 use ringfence_core::{DomId, GrantRef, PAGE, Sector, SectorCount, SharedMem};
 use zerocopy::IntoBytes;
@@ -284,8 +284,13 @@ impl<P: Platform, const PAGES: usize> Buffer<P, PAGES> {
         self.granted == Some(to)
     }
 
-    /// The segments of `sectors` sectors from `first` on, which begins a page.
-    fn segments(&self, first: u64, sectors: u64) -> impl Iterator<Item = Segment> {
+    /// The segments of `sectors` sectors of 512 bytes from `first` on, which begins a page, in units of the backend.
+    fn segments(
+        &self,
+        first: u64,
+        sectors: u64,
+        units: SectorUnits,
+    ) -> impl Iterator<Item = Segment> {
         let per_page = u64::from(SECTORS_PER_PAGE);
         let skip = first.checked_div(per_page).unwrap_or(0);
         let pages = self
@@ -294,7 +299,7 @@ impl<P: Platform, const PAGES: usize> Buffer<P, PAGES> {
             .skip(usize::try_from(skip).unwrap_or(usize::MAX));
         pages.scan(sectors, move |left, page| {
             let run = (*left).min(per_page);
-            let last_sect = u8::try_from(run).ok()?.checked_sub(1)?;
+            let last_sect = units.last_sect(u8::try_from(run).ok()?)?;
             *left = left.saturating_sub(run);
             Some(Segment {
                 gref: page.grant_ref().get(),
@@ -310,10 +315,11 @@ impl<P: Platform, const PAGES: usize> Buffer<P, PAGES> {
         &self,
         first: u64,
         sectors: u64,
+        units: SectorUnits,
     ) -> (u8, [Segment; MAX_SEGMENTS_PER_REQUEST]) {
         let mut seg = [Segment::default(); MAX_SEGMENTS_PER_REQUEST];
         let mut count = 0u8;
-        for (place, segment) in seg.iter_mut().zip(self.segments(first, sectors)) {
+        for (place, segment) in seg.iter_mut().zip(self.segments(first, sectors, units)) {
             *place = segment;
             count = count.saturating_add(1);
         }
@@ -321,11 +327,16 @@ impl<P: Platform, const PAGES: usize> Buffer<P, PAGES> {
     }
 
     /// Writes the segments into the page for them: how many, and the page. `None` if there is no such page.
-    pub(crate) fn indirect(&self, first: u64, sectors: u64) -> Option<(u16, GrantRef)> {
+    pub(crate) fn indirect(
+        &self,
+        first: u64,
+        sectors: u64,
+        units: SectorUnits,
+    ) -> Option<(u16, GrantRef)> {
         let table = self.table.as_ref()?;
         let mut count = 0u16;
         for segment in self
-            .segments(first, sectors)
+            .segments(first, sectors, units)
             .take(SEGMENTS_PER_INDIRECT_PAGE)
         {
             let at = usize::from(count).saturating_mul(size_of::<Segment>());

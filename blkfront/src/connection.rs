@@ -1,7 +1,7 @@
 //! One connection: a ring and a port.
 
 use ringfence_core::platform::{Channel, Platform};
-use ringfence_core::wire::blkif::{MAX_SEGMENTS_PER_REQUEST, SECTORS_PER_PAGE};
+use ringfence_core::wire::blkif::{MAX_SEGMENTS_PER_REQUEST, SECTORS_PER_PAGE, SectorUnits};
 use ringfence_core::{DomId, Handle};
 use ringfence_ring::Front;
 use ringfence_ring::blkif::BlkifNative;
@@ -12,17 +12,20 @@ use crate::negotiate::Info;
 use crate::sring::RingPages;
 use crate::{Error, Op};
 
-/// How much a request can carry.
+/// How much a request can carry, and how it says so.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Pages of a read or a write.
     pub(crate) segments: u16,
+    /// In which units the backend counts sectors.
+    pub(crate) units: SectorUnits,
 }
 
 impl Limits {
     /// What is in the request itself.
     pub(crate) const DIRECT: Self = Self {
         segments: MAX_SEGMENTS_PER_REQUEST as u16,
+        units: SectorUnits::PLAIN,
     };
 
     /// The same in sectors. There are no indirect barriers.
@@ -74,7 +77,10 @@ impl<P: Platform> Connection<P> {
 
     /// Requests are taken from now on.
     pub(crate) fn open(&mut self, info: Info) {
-        self.limits.segments = info.max_pages.max(1);
+        self.limits = Limits {
+            segments: info.max_pages.max(1),
+            units: info.units,
+        };
         self.info = Some(info);
         self.accepting = true;
     }

@@ -103,7 +103,7 @@ pub enum NegotiateError {
         /// `sector-size`.
         logical: u32,
     },
-    /// `sectors` is more bytes than 2^64.
+    /// `sectors`, in the backend's units, is more bytes than 2^64.
     #[error("sectors {0} is beyond 2^64 bytes")]
     Sectors(SectorCount),
     /// The backend's `state` is garbage, or one that a disk's backend never has.

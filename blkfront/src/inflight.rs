@@ -419,7 +419,9 @@ impl<P: Platform, const PAGES: usize> Entry<P, PAGES> {
     /// What goes on the ring of the request now: all of it, or the next piece.
     pub(crate) fn request(&mut self, handle: Handle, limits: Limits) -> RequestNative {
         let (id, sector, count) = (self.id, self.sector.get(), self.count.get());
-        let handle = handle.get();
+        let (handle, units) = (handle.get(), limits.units);
+        // What is submitted is whole sectors of the disk; anything else would be refused as beyond its end.
+        let number = |sector| units.sector_number(sector).unwrap_or(u64::MAX);
         if matches!(self.op, Op::Discard | Op::SecureDiscard) {
             let secure = self.op == Op::SecureDiscard;
             return RequestNative::from(RequestDiscardNative {
@@ -428,19 +430,19 @@ impl<P: Platform, const PAGES: usize> Entry<P, PAGES> {
                 handle,
                 pad: [0; 4],
                 id,
-                sector_number: sector,
-                nr_sectors: count,
+                sector_number: number(self.sector),
+                nr_sectors: units.nr_sectors(self.count).unwrap_or(u64::MAX),
             });
         }
         let left = count.saturating_sub(self.done);
         self.piece = left.min(limits.sectors(self.op));
-        let sector_number = sector.saturating_add(self.done);
+        let sector_number = number(Sector::new(sector.saturating_add(self.done)));
         let (first, piece) = (self.done, self.piece);
         let buffer = self.buffer.as_ref();
         let wide = piece > Limits::DIRECT.sectors(self.op);
         let table = buffer
             .filter(|_| wide)
-            .and_then(|b| b.indirect(first, piece));
+            .and_then(|b| b.indirect(first, piece, units));
         self.indirect = table.is_some();
         if let Some((nr_segments, gref)) = table {
             let mut indirect_grefs = [0; MAX_INDIRECT_PAGES_PER_REQUEST];
@@ -461,7 +463,7 @@ impl<P: Platform, const PAGES: usize> Entry<P, PAGES> {
             });
         }
         let none = (0, [Segment::default(); MAX_SEGMENTS_PER_REQUEST]);
-        let (nr_segments, seg) = buffer.map_or(none, |buffer| buffer.direct(first, piece));
+        let (nr_segments, seg) = buffer.map_or(none, |buffer| buffer.direct(first, piece, units));
         RequestNative {
             operation: self.op.wire(),
             nr_segments,

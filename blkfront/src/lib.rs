@@ -55,4 +55,5 @@ pub use life::Event;
 pub use many::{ManyFrontend, QueueHandle, Shared, Split, Turn};
 pub use negotiate::{Discards, Info};
 pub use queue::{Counters, Queue};
+pub use ringfence_core::wire::blkif::{Convention, SectorUnits};
 pub use ringfence_ring::Armed;

@@ -325,7 +325,7 @@ impl<P: Platform, R: Rings<P>> Life<P, R> {
         else {
             return Ok(None);
         };
-        match read_sectors(store, &backend.dir)? {
+        match read_sectors(store, &backend.dir, info.units)? {
             Some(sectors) if sectors != info.sectors => {
                 info.sectors = sectors;
                 self.rings.resize(sectors);

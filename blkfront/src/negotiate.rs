@@ -4,7 +4,7 @@ use core::fmt::Write as _;
 
 use ringfence_core::platform::{Channel, Platform};
 use ringfence_core::store::{FieldError, Store, StoreError, StoreExt, StorePath, Tx, join};
-use ringfence_core::wire::blkif::{PROTOCOL_NATIVE, VDISK_READONLY};
+use ringfence_core::wire::blkif::{Convention, PROTOCOL_NATIVE, SectorUnits, VDISK_READONLY};
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::{DomId, PAGE, Sector, SectorCount};
 
@@ -21,6 +21,8 @@ pub struct Info {
     pub sectors: SectorCount,
     /// Logical sector in bytes (`sector-size`), a power of two from 512 to 4096: what starts and lengths are multiples of.
     pub sector_size: u32,
+    /// In which units the backend counts sectors: see [`set_sectors`](crate::Queue::set_sectors). Everything here is in 512 bytes.
+    pub units: SectorUnits,
     /// Physical sector in bytes (`physical-sector-size`), a power of two: a hint.
     pub physical_sector_size: u32,
     /// Whether writing is refused (`VDISK_READONLY` of `info`).
@@ -247,6 +249,10 @@ pub(crate) fn publish<P: Platform, R: Rings<P>>(
         if rings.wants().persistent {
             store.write_u32(tx, dir, "feature-persistent", 1)?;
         }
+        if rings.wants().sectors == Convention::Qemu {
+            // That everything is counted in `sector-size`; QEMU refuses other disks than those of 512 bytes without it.
+            store.write_u32(tx, dir, "feature-large-sector-size", 1)?;
+        }
         if let [only] = connections {
             publish_ring(store, tx, dir, only)?;
         } else {
@@ -351,13 +357,13 @@ fn discards<S: Store>(
 pub(crate) fn read_sectors<S: Store>(
     store: &mut S,
     dir: &str,
+    units: SectorUnits,
 ) -> Result<Option<SectorCount>, Error> {
     match store.read_field(Tx::NONE, dir, "sectors") {
-        Ok(sectors) => {
-            let sectors = SectorCount::new(sectors);
-            let usable = cfg!(ringfence_weaken = "front_resize") || sectors.bytes().is_some();
-            Ok(usable.then_some(sectors))
-        }
+        Ok(sectors) => Ok(units.size(sectors).filter(|size| {
+            let usable = size.bytes().is_some();
+            cfg!(ringfence_weaken = "front_resize") || usable
+        })),
         Err(error) => field(error).map(|_| None),
     }
 }
@@ -371,15 +377,19 @@ impl Fields {
     }
 
     fn check(&self, wants: Wants) -> Result<Info, NegotiateError> {
-        let sectors = SectorCount::new(self.sectors);
-        if !(cfg!(ringfence_weaken = "front_sectors") || sectors.bytes().is_some()) {
-            return Err(NegotiateError::Sectors(sectors));
-        }
         let logical = self.sector_size;
         let bounds = u32::try_from(Sector::BYTES).unwrap_or(0)..=u32::try_from(PAGE).unwrap_or(0);
         let usable = logical.is_power_of_two() && bounds.contains(&logical);
         if !(cfg!(ringfence_weaken = "front_sector_size") || usable) {
             return Err(NegotiateError::SectorSize(logical));
+        }
+        let units = SectorUnits::new(wants.sectors, logical);
+        let told = SectorCount::new(self.sectors);
+        let sectors = units
+            .size(self.sectors)
+            .ok_or(NegotiateError::Sectors(told))?;
+        if !(cfg!(ringfence_weaken = "front_sectors") || sectors.bytes().is_some()) {
+            return Err(NegotiateError::Sectors(told));
         }
         let physical = self.physical.unwrap_or(logical);
         if !physical.is_power_of_two() || physical < logical {
@@ -388,6 +398,7 @@ impl Fields {
         Ok(Info {
             sectors,
             sector_size: logical,
+            units,
             physical_sector_size: physical,
             read_only: self.flags & VDISK_READONLY != 0,
             flags: self.flags,

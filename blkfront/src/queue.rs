@@ -1,6 +1,7 @@
 //! The data path: one ring, one event channel.
 
 use ringfence_core::platform::Platform;
+use ringfence_core::wire::blkif::Convention;
 use ringfence_core::{DomId, Handle, Sector, SectorCount};
 use ringfence_ring::Armed;
 
@@ -49,6 +50,8 @@ pub struct Queue<P: Platform, const DEPTH: usize = SLOTS, const PAGES: usize = M
     pub(crate) replay: bool,
     /// Whether the backend may keep our pages mapped.
     pub(crate) persistent: bool,
+    /// How the backend counts sectors.
+    pub(crate) sectors: Convention,
     /// How often this guest was restored.
     pub(crate) life: u32,
     /// What the device's other queues are to repeat has no smaller epoch.
@@ -73,6 +76,7 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Queue<P, DEPTH, PAGES>
             events: Events::default(),
             replay: true,
             persistent: false,
+            sectors: Convention::default(),
             life: 0,
             floor: u64::MAX,
         }

@@ -8,6 +8,7 @@
 use core::mem;
 
 use ringfence_core::platform::Platform;
+use ringfence_core::wire::blkif::Convention;
 
 use crate::{Buffer, BufferError, IoError, Queue, Reason};
 
@@ -65,6 +66,41 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Queue<P, DEPTH, PAGES>
     /// ```
     pub const fn set_persistent(&mut self, persistent: bool) {
         self.persistent = persistent;
+    }
+
+    /// How the backend counts sectors larger than 512 bytes, from the next connection on: as Linux and `xen/io/blkif.h`, unless
+    /// another [`Convention`] is chosen here. Nothing in the store says which one a backend follows, and one that follows another
+    /// reads and writes other places of the disk, or none. Here everything stays in units of 512 bytes.
+    ///
+    /// [`Convention::Qemu`] is for QEMU's qdisk, which serves such disks only to who says so (`feature-large-sector-size`).
+    ///
+    /// ```
+    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
+    /// # use rig::Rig;
+    /// use ringfence_blkfront::{Convention, Op};
+    /// use ringfence_core::Sector;
+    ///
+    /// let mut rig = Rig::new();
+    /// rig.front.set_sectors(Convention::Qemu);
+    /// # rig.published(); rig.describe();
+    /// # for (name, value) in [("sector-size", "4096"), ("physical-sector-size", "4096")] {
+    /// #     rig.node(name, value);
+    /// # }
+    /// # rig.state(ringfence_core::wire::xenbus::XenbusState::Connected);
+    /// # rig.events();
+    /// let info = rig.front.info().expect("connected");
+    /// assert_eq!((info.sector_size, info.sectors.get()), (4096, 2048 * 8));
+    /// let buffer = rig.front.buffer(1)?;
+    /// rig.front.submit(Op::Read, Sector::new(16), buffer)?;
+    /// rig.front.kick()?;
+    /// # let request = rig.take_all();
+    /// // ... what the backend finds on the ring ...
+    /// assert_eq!(request.sector_number, 2);
+    /// assert_eq!((request.seg[0].first_sect, request.seg[0].last_sect), (0, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub const fn set_sectors(&mut self, convention: Convention) {
+        self.sectors = convention;
     }
 
     /// Gives up what waits for a connection: it comes back from [`reap`](Self::reap) as [`IoError::Aborted`]. Does nothing

@@ -1,6 +1,7 @@
 //! What the control plane does with the rings of a device, be it one or many.
 
 use ringfence_core::platform::Platform;
+use ringfence_core::wire::blkif::Convention;
 use ringfence_core::xenbus::Held;
 use ringfence_core::{DomId, SectorCount};
 
@@ -17,6 +18,8 @@ pub(crate) struct Wants {
     /// Pages of a request.
     pub(crate) pages: usize,
     pub(crate) persistent: bool,
+    /// How the backend counts sectors.
+    pub(crate) sectors: Convention,
 }
 
 pub(crate) trait Rings<P: Platform> {
@@ -60,6 +63,7 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Rings<P> for Queue<P, 
             depth: DEPTH,
             pages: PAGES,
             persistent: connection.map_or(self.persistent, |c| c.persistent),
+            sectors: self.sectors,
         }
     }
 

@@ -13,6 +13,7 @@ use core::task::Waker;
 
 use heapless::Vec;
 use ringfence_core::platform::Platform;
+use ringfence_core::wire::blkif::Convention;
 use ringfence_core::xenbus::Held;
 use ringfence_core::{DomId, SectorCount};
 use spin::Mutex;
@@ -135,6 +136,7 @@ struct Many<S, P: Platform, const QUEUES: usize> {
     pages: usize,
     persistent: bool,
     offered_persistent: bool,
+    sectors: Convention,
     replay: bool,
 }
 
@@ -156,6 +158,7 @@ where
             } else {
                 self.persistent
             },
+            sectors: self.sectors,
         }
     }
 
@@ -395,6 +398,7 @@ where
             pages: PAGES,
             persistent: false,
             offered_persistent: false,
+            sectors: Convention::default(),
             replay: true,
         };
         let life = Life::new(dir, rings)?;
@@ -441,6 +445,11 @@ where
     /// As [`Queue::set_persistent`](crate::Queue::set_persistent), for all queues.
     pub const fn set_persistent(&mut self, persistent: bool) {
         self.life.rings.persistent = persistent;
+    }
+
+    /// As [`Queue::set_sectors`](crate::Queue::set_sectors), for all queues.
+    pub const fn set_sectors(&mut self, convention: Convention) {
+        self.life.rings.sectors = convention;
     }
 
     /// The disk, while there is a connection.
