@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ringfence_blkback::service::{THREADS_MAX, Waiting};
+use ringfence_core::wire::blkif::Convention;
 
 use crate::disk::DiskSpec;
 use crate::guest::arg::DiskArg;
@@ -167,6 +168,9 @@ pub struct GuestWork {
     /// Do not let backends keep pages mapped that they know (feature-persistent)
     #[arg(long)]
     pub no_persistent: bool,
+    /// How backends count sectors larger than 512 bytes: linux, freebsd, qemu or mini-os
+    #[arg(long, value_name = "CONVENTION", default_value_t)]
+    pub sectors: Convention,
     /// Serve a disk over NBD on a Unix socket, e.g. xvda=/path/to.sock, also one that is attached later; may be given several times
     #[arg(long = "nbd-export", value_name = "VDEV=SOCKET")]
     pub nbd_export: Vec<String>,

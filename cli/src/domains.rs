@@ -72,6 +72,7 @@ pub fn guest(run_dir: &RunDir, wanted: &Guest) -> Result<u8> {
     }
     argv.push(format!("--depth={}", wanted.work.depth));
     argv.push(format!("--queues={}", wanted.work.queues));
+    argv.push(format!("--sectors={}", wanted.work.sectors));
     if wanted.work.no_persistent {
         argv.push("--no-persistent".to_owned());
     }

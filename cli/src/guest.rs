@@ -46,6 +46,7 @@ pub fn run(vdevs: &[String], work: &GuestWork) -> Result<u8> {
         .collect::<Result<Vec<_>>>()?;
     let queues = work.queues.into();
     let disks = Disks::new(platform, store, !work.no_persistent, queues, usize::MAX)?;
+    disks.borrow_mut().set_sectors(work.sectors);
     Guest::new(disks, vdevs, identity, &stop).work(work)
 }
 

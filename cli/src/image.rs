@@ -97,6 +97,7 @@ mod tests {
             "nbd:unix:/run/a.sock",
             "format=qcow2,backing=raw:/base,target=/img",
             "cache=none,delay=5ms,target=/with,comma",
+            "sectors=mini-os,target=/dev/sdb",
         ] {
             let spec = parse(text, false, false).expect(text);
             let disk: DiskSpec = match text.contains("target=") {

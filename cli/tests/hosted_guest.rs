@@ -3,7 +3,7 @@
 #[expect(dead_code, reason = "uses a part of it")]
 mod domains;
 
-use domains::{Host, Running, have, json_u64, noise, output_text, succeed};
+use domains::{Host, Loop, Running, have, json_u64, noise, output_text, succeed};
 use serde_json::Value;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -163,6 +163,39 @@ fn a_busy_guest_connects_disks_that_come_and_lets_go_of_those_that_go() {
     let report = guest.said("verified").expect("it says so");
     assert_eq!(report["good"], true, "{report}");
     assert!(guest.wait().success());
+}
+
+#[test]
+fn larger_sectors_are_counted_as_both_sides_are_told() {
+    let (host, _backend) = host(&["image"]);
+    let image = host.path("image");
+    let Some(device) = Loop::new(&image, 4096) else {
+        return;
+    };
+    let verify = |front: &str, back: &str, until: &str| {
+        let disk = disk("xvda", "rw", Path::new(device.name()));
+        let disk = format!("sectors={back},{disk}");
+        let sectors = format!("--sectors={front}");
+        let arguments = ["guest", "g1", "--disk", &disk, &sectors];
+        let load = format!("xvda,{until}");
+        host.ringfence(&[&arguments[..], &["--verify", &load]].concat())
+    };
+    // No request of one fits the other.
+    let output = verify("linux", "qemu", "1s");
+    let text = output_text(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(json_u64(&verified(&text), "writes"), 0, "{text}");
+    let clean = |bytes: Vec<u8>| bytes.iter().all(|byte| *byte == 0);
+    assert!(clean(std::fs::read(device.name()).expect("read")));
+    for convention in ["linux", "freebsd", "qemu", "mini-os"] {
+        let output = verify(convention, convention, "4M");
+        let text = output_text(&output);
+        assert!(output.status.success(), "{convention}: {text}");
+        let report = verified(&text);
+        assert_eq!(report["good"], true, "{convention}: {report}");
+        assert!(json_u64(&report, "bytes_written") >= 4 << 20);
+    }
+    assert!(!clean(std::fs::read(device.name()).expect("read")));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 #[expect(dead_code, reason = "uses a part of it")]
 mod domains;
 
-use domains::{Host, Running, have, json_u64, output_text, succeed};
+use domains::{Host, Loop, Running, have, json_u64, output_text, succeed};
 use ringfence_cli::nbd::wire::{Command as Ask, Request, SIMPLE_REPLY_BYTES, parse_simple_reply};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{Read as _, Write as _};
@@ -160,51 +160,14 @@ fn a_raw_image_past_the_page_cache() {
     survives(&host, &format!("cache=none,target={}", text(&target)));
 }
 
-/// A loop device, gone with the value.
-struct Loop(String);
-
-impl Loop {
-    /// `None`, with the reason printed, where none can be made.
-    fn new(file: &Path) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            println!("SKIP loop device: not root");
-            return None;
-        }
-        let made = Command::new("losetup")
-            .args(["--find", "--show", text(file)])
-            .output();
-        match made {
-            Ok(made) if made.status.success() => {
-                let device = String::from_utf8_lossy(&made.stdout);
-                Some(Self(device.trim().to_owned()))
-            }
-            Ok(made) => {
-                let why = String::from_utf8_lossy(&made.stderr);
-                println!("SKIP loop device: {}", why.trim());
-                None
-            }
-            Err(error) => {
-                println!("SKIP loop device: {error}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_block_device() {
     if !have("a_block_device", &["fio"]) {
         return;
     }
     let host = Host::start();
-    if let Some(device) = Loop::new(&image(&host)) {
-        survives(&host, &format!("target={}", device.0));
+    if let Some(device) = Loop::new(&image(&host), 512) {
+        survives(&host, &format!("target={}", device.name()));
     }
 }
 

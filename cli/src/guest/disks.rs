@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use ringfence_blkfront::{Error, Event, Info};
+use ringfence_blkfront::{Convention, Error, Event, Info};
 use ringfence_core::store::{Store, StoreError, Tx};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -54,6 +54,8 @@ pub struct Disks<P: World> {
     persistent: bool,
     /// Of each disk, where its backend takes so many.
     queues: usize,
+    /// How backends count sectors.
+    sectors: Convention,
     /// For the buffers of one disk.
     pub(crate) pages: usize,
     /// Grows with every event: whoever saw an older number looks at its nodes again.
@@ -83,10 +85,16 @@ impl<P: World> Disks<P> {
             store,
             persistent,
             queues,
+            sectors: Convention::default(),
             pages,
             news: 0,
             disks: BTreeMap::new(),
         })))
+    }
+
+    /// How the backends of the disks that come from now on count sectors larger than 512 bytes.
+    pub const fn set_sectors(&mut self, convention: Convention) {
+        self.sectors = convention;
     }
 
     /// How many events there were: see [`attend`](Self::attend).
@@ -124,7 +132,8 @@ impl<P: World> Disks<P> {
             if !self.disks.contains_key(vdev) {
                 let dir = format!("{DISKS}/{vdev}");
                 let platform = self.platform.clone();
-                let front = DiskFront::new(platform, &dir, self.queues, self.persistent)?;
+                let mut front = DiskFront::new(platform, &dir, self.queues, self.persistent)?;
+                front.set_sectors(self.sectors);
                 let disk = Disk {
                     front: Some(Box::new(front)),
                     life: Life::Waiting,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 
-use ringfence_blkfront::{Buffer, Error, Event, ManyFrontend, Queue, QueueHandle, Shared, Turn};
+use ringfence_blkfront::{
+    Buffer, Convention, Error, Event, ManyFrontend, Queue, QueueHandle, Shared, Turn,
+};
 
 use super::world::World;
 
@@ -76,6 +78,11 @@ impl<P: World> DiskFront<P> {
             self.turns().for_each(drop);
         }
         Ok(event)
+    }
+
+    /// As [`ManyFrontend::set_sectors`].
+    pub(crate) const fn set_sectors(&mut self, convention: Convention) {
+        self.control.set_sectors(convention);
     }
 
     /// As [`ManyFrontend::close`].

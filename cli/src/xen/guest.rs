@@ -58,5 +58,6 @@ pub(super) fn run(wanted: &Guest) -> Result<u8> {
     let queues = usize::from(wanted.work.queues);
     let pages = DISK_PAGES - RING_PAGES * queues;
     let disks = Disks::new(platform, store, !wanted.work.no_persistent, queues, pages)?;
+    disks.borrow_mut().set_sectors(wanted.work.sectors);
     crate::guest::Guest::new(disks, named, identity, &stop).work(&wanted.work)
 }

@@ -188,6 +188,49 @@ impl Drop for Host {
     }
 }
 
+/// A loop device, gone with the value.
+pub(crate) struct Loop(String);
+
+impl Loop {
+    /// With sectors of so many bytes. `None`, with the reason printed, where none can be made.
+    pub(crate) fn new(file: &Path, sector: u32) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIP loop device: not root");
+            return None;
+        }
+        let made = Command::new("losetup")
+            .args(["--find", "--show", "--sector-size", &sector.to_string()])
+            .arg(file)
+            .output();
+        match made {
+            Ok(made) if made.status.success() => {
+                let device = String::from_utf8_lossy(&made.stdout);
+                Some(Self(device.trim().to_owned()))
+            }
+            Ok(made) => {
+                let why = String::from_utf8_lossy(&made.stderr);
+                println!("SKIP loop device: {}", why.trim());
+                None
+            }
+            Err(error) => {
+                println!("SKIP loop device: {error}");
+                None
+            }
+        }
+    }
+
+    /// Its path.
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
+    }
+}
+
 pub(crate) fn json_u64(value: &Value, key: &str) -> u64 {
     value
         .get(key)
