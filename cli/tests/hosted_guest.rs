@@ -65,6 +65,17 @@ fn a_disk_verifies_and_the_image_is_what_was_written() {
 }
 
 #[test]
+fn a_guest_may_follow_another_on_its_disk_at_once() {
+    let (host, _backend) = host(&["image"]);
+    let disk = disk("xvda", "rw", &host.path("image"));
+    for round in 0..20 {
+        let arguments = ["guest", "g1", "--disk", &disk, "--verify", "xvda,1M"];
+        let output = host.ringfence(&arguments);
+        assert!(output.status.success(), "{round}: {}", output_text(&output));
+    }
+}
+
+#[test]
 fn a_disk_has_as_many_queues_as_its_backend_offers() {
     let (host, _backend) = host(&["image"]);
     let disk = disk("xvda", "rw", &host.path("image"));

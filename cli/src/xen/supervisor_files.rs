@@ -6,11 +6,11 @@ use std::os::unix::fs::FileTypeExt as _;
 
 use ringfence_blkback::service::{DeviceId, Toolstack};
 use ringfence_core::DomId;
-use ringfence_core::store::{Field, Store, StoreExt as _, Tx};
+use ringfence_core::store::{Field, Store, StoreError, StoreExt as _, Tx};
 use ringfence_linux::DeviceFiles;
 use ringfence_process::child::Exit;
 use ringfence_process::images::Images;
-use ringfence_process::{Cache, ImageSpec};
+use ringfence_process::{Cache, ImageError, ImageSpec};
 
 use super::supervisor_journals::Journals;
 use super::supervisor_link::{Answer, Device};
@@ -138,7 +138,18 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
             // A process of an earlier supervisor used it, maybe until just now.
             self.images.was_served(backend_dir);
         }
-        let opened = self.images.open(backend_dir);
+        let mut opened = self.images.open(backend_dir);
+        if let Err(ImageError::InUse { .. }) = opened {
+            // Maybe by a disk that the toolstack has taken away, which the process has yet to notice.
+            let store = &mut self.store;
+            let is_gone = |dir: &str| {
+                let mut room = [0; 4096];
+                let found = store.directory(Tx::NONE, dir, &mut room);
+                matches!(found, Err(StoreError::Missing))
+            };
+            self.images.part(is_gone);
+            opened = self.images.open(backend_dir);
+        }
         let Some((spec, opened)) = opened.map_err(|error| error.to_string())? else {
             return Ok(None);
         };

@@ -13,6 +13,9 @@ use crate::open::{self, BACKING_MAX, Busy, Identity, Wish};
 /// How long I/O of a dead process may keep the next one from its image.
 const FENCE: Duration = Duration::from_secs(60);
 
+/// How long a process may take to let go of the image of a disk that is gone.
+const PARTING: Duration = Duration::from_secs(5);
+
 /// An open image with its locks.
 #[derive(Debug)]
 pub struct Opened {
@@ -68,6 +71,8 @@ impl Disk {
 #[derive(Debug)]
 pub struct Images {
     disks: BTreeMap<String, Disk>,
+    /// Images of disks that are gone, which processes may not have noticed yet; since when.
+    parted: Vec<(Identity, Instant)>,
     patience: Duration,
 }
 
@@ -157,8 +162,11 @@ fn connect(spec: &ImageSpec) -> Result<Opened, ImageError> {
 impl Images {
     /// Images for which a process may be told to ask again for so long.
     pub const fn with_patience(patience: Duration) -> Self {
-        let disks = BTreeMap::new();
-        Self { disks, patience }
+        Self {
+            disks: BTreeMap::new(),
+            parted: Vec::new(),
+            patience,
+        }
     }
 
     fn in_use(
@@ -184,7 +192,8 @@ impl Images {
         }
     }
 
-    /// Checks an image and remembers what it is for. `name` is the disk as messages name it.
+    /// Checks an image and remembers what it is for. `name` is the disk as messages name it. `false`: nothing was remembered,
+    /// since the process of a disk that is gone has yet to let go of it; ask again.
     ///
     /// # Errors
     /// [`ImageError`], in words for the `error` node.
@@ -193,8 +202,9 @@ impl Images {
         backend: &str,
         spec: ImageSpec,
         name: String,
-    ) -> Result<(), ImageError> {
+    ) -> Result<bool, ImageError> {
         match open(&spec)? {
+            Err((_, identity)) if self.is_parted(identity) => Ok(false),
             Err((conflict, identity)) => {
                 Err(self.in_use(&spec.target, conflict, identity, backend))
             }
@@ -204,7 +214,7 @@ impl Images {
                     ..Disk::new(spec, name)
                 };
                 self.disks.insert(backend.to_owned(), disk);
-                Ok(())
+                Ok(true)
             }
         }
     }
@@ -229,7 +239,25 @@ impl Images {
         }
     }
 
-    /// There is no such disk any more.
+    /// These disks are gone, as `is_gone` says of their backend directories; processes may have yet to notice.
+    pub fn part(&mut self, mut is_gone: impl FnMut(&str) -> bool) {
+        let (now, parted) = (Instant::now(), &mut self.parted);
+        self.disks.retain(|backend, disk| {
+            let gone = is_gone(backend);
+            if gone && disk.served && disk.identity != (0, 0) {
+                parted.push((disk.identity, now));
+            }
+            !gone
+        });
+    }
+
+    /// Whether a disk with this image was there until just now.
+    fn is_parted(&mut self, identity: Identity) -> bool {
+        self.parted.retain(|(_, since)| since.elapsed() < PARTING);
+        self.parted.iter().any(|(parted, _)| *parted == identity)
+    }
+
+    /// Nothing is known of this disk any more, and nothing of it is under way.
     pub fn forget(&mut self, backend: &str) {
         self.disks.remove(backend);
     }
@@ -274,6 +302,7 @@ impl Images {
                 Ok(Some((spec, opened)))
             }
             Err(_) if disk.served && disk.may_wait(self.patience) => Ok(None),
+            Err((_, identity)) if self.is_parted(identity) => Ok(None),
             Err((conflict, identity)) => {
                 Err(self.in_use(&spec.target, conflict, identity, backend))
             }

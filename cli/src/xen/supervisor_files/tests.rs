@@ -237,6 +237,26 @@ fn an_image_whose_user_died_is_waited_for_and_one_in_use_is_refused() {
 }
 
 #[test]
+fn an_image_is_waited_for_until_the_process_notices_that_its_disk_is_gone() {
+    let dir = Dir::new("parted");
+    let image = dir.image("a");
+    let mut desk = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
+    let (first, second) = (
+        "/local/domain/3/backend/vbd/7/51712",
+        "/local/domain/3/backend/vbd/8/51712",
+    );
+    for vbd in [first, second] {
+        desk.write(vbd, &[("params", text(&image)), ("mode", "w")]);
+    }
+    let (_, held) = desk.ask(first).unwrap();
+    assert!(desk.ask(second).is_err());
+    desk.toolstack.rm(Tx::NONE, first).unwrap();
+    assert_eq!(desk.files.image(second).0, Answer::Later);
+    drop(held);
+    desk.ask(second).unwrap();
+}
+
+#[test]
 fn nobody_asks_for_ever_for_what_a_dead_process_still_uses() {
     let dir = Dir::new("patience");
     let image = dir.image("a");

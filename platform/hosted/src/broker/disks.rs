@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a frontend that does not stir is waited for once the backend offers the disk, and a backend that fails to close.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How often it is tried whether a process has let go of an image: there is no event to wait for.
+const RETRY: Duration = Duration::from_millis(5);
+
 /// A disk in the store.
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
@@ -116,6 +119,11 @@ impl Broker {
             });
         }
         let path = format!("{}/backend/vbd/{guest}/{}", domain_path(backend), new.vdev);
+        let name = format!("disk {} of domain {guest}", new.dev);
+        if !self.images.configure(&path, new.image.clone(), name)? {
+            self.waiting_disks.push((admin, new));
+            return Ok(());
+        }
         let disk = Disk {
             guest,
             backend,
@@ -124,8 +132,6 @@ impl Broker {
             image: new.image,
             frontend_path: format!("{}/device/vbd/{}", domain_path(guest), new.vdev),
         };
-        let name = format!("disk {} of domain {guest}", disk.dev);
-        self.images.configure(&path, disk.image.clone(), name)?;
         if let Err(error) = publish(&mut self.store.client(), &path, &disk) {
             self.images.forget(&path);
             let (backend, dev) = (backend.to_string(), disk.dev);
@@ -182,6 +188,11 @@ impl Broker {
 
     /// Looks whether the ends have met or parted.
     pub(super) fn check_disks(&mut self) {
+        for (admin, new) in std::mem::take(&mut self.waiting_disks) {
+            if let Err(error) = self.attach(admin, new) {
+                self.admin_answer(admin, Err(error));
+            }
+        }
         for mut pending in std::mem::take(&mut self.pending_disks) {
             match self.judge(&mut pending) {
                 None => self.pending_disks.push(pending),
@@ -252,7 +263,7 @@ impl Broker {
 
     /// Takes a disk's nodes away and forgets its image.
     pub(super) fn remove_disk(&mut self, path: &str) {
-        self.images.forget(path);
+        self.images.part(|gone| gone == path);
         self.records.forget(path);
         let Some(disk) = self.disks.remove(path) else {
             return;
@@ -299,7 +310,9 @@ impl Broker {
             Some(since) => pending.deadline.min(since + GRACE),
             None => pending.deadline,
         };
-        self.pending_disks.iter().map(each).min()
+        let pending = self.pending_disks.iter().map(each);
+        let waiting = self.waiting_disks.first();
+        pending.chain(waiting.map(|_| Instant::now() + RETRY)).min()
     }
 }
 

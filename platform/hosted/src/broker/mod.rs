@@ -95,6 +95,8 @@ pub struct Broker {
     /// By backend directory.
     disks: BTreeMap<String, disks::Disk>,
     pending_disks: Vec<disks::PendingDisk>,
+    /// To be attached as soon as a process has let go of their images.
+    waiting_disks: Vec<(AdminId, crate::admin::NewDisk)>,
     admins: BTreeMap<AdminId, Admin>,
     next_admin: AdminId,
 }
@@ -181,6 +183,7 @@ impl Broker {
             records: records::Records::default(),
             disks: BTreeMap::new(),
             pending_disks: Vec::new(),
+            waiting_disks: Vec::new(),
             admins: BTreeMap::new(),
             next_admin: 0,
         })
