@@ -5,6 +5,7 @@ mod keep;
 mod link;
 mod medium;
 mod queue;
+mod served;
 mod share;
 mod waits;
 
@@ -17,6 +18,7 @@ use ringfence_core::store::{FieldError, Store, StoreError, StoreExt, StorePath, 
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::xenbus::{BackAction, BackView, BackWish, Class, Held, Peer, back, paths};
 
+pub(super) use self::served::Served;
 pub(super) use self::share::Round;
 
 use self::medium::Drive;
@@ -48,31 +50,6 @@ const ABOVE: usize = 2;
 pub(super) enum Life {
     Goes,
     Over,
-}
-
-/// What one look at the ring brought.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Served {
-    /// Requests were taken.
-    pub(super) worked: bool,
-    /// There is more to do at once.
-    pub(super) again: bool,
-    /// Nobody rings: the next look comes soon.
-    pub(super) spins: bool,
-    /// The state machine wants to look: drained, or failed.
-    pub(super) control: bool,
-}
-
-impl Served {
-    /// What two looks brought together.
-    const fn and(self, other: Self) -> Self {
-        Self {
-            worked: self.worked || other.worked,
-            again: self.again || other.again,
-            spins: self.spins || other.spins,
-            control: self.control || other.control,
-        }
-    }
 }
 
 pub(super) struct Device<'p, P: Platform> {
