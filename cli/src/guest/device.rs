@@ -28,7 +28,7 @@ pub struct Cost {
 }
 
 /// A disk in use. While its backend is away it takes no requests, and those in flight then are answered with
-/// [`BlockError::Aborted`]; they may be submitted again.
+/// [`BlockError::Aborted`](crate::nbd::BlockError::Aborted); they may be submitted again.
 pub struct GuestDisk<P: World> {
     name: String,
     vdev: u32,

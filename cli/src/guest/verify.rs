@@ -175,6 +175,8 @@ pub struct Verifier<'a, B> {
     next_job: u64,
     redo: VecDeque<Job>,
     report: Report,
+    /// Bytes of the writes that were answered, well or not: a disk that fails them all ends the load too.
+    written: u64,
     gone: bool,
     /// Looks at the disk that ended without sleep.
     turns: u64,
@@ -209,6 +211,7 @@ impl<'a, B: Blocks> Verifier<'a, B> {
             open: HashMap::new(),
             next_job: 0,
             redo: VecDeque::new(),
+            written: 0,
             gone: false,
             turns: 0,
             blocks,
@@ -231,7 +234,7 @@ impl<'a, B: Blocks> Verifier<'a, B> {
         while !stopped
             && match until {
                 Until::Time(time) => start.elapsed() < time,
-                Until::Bytes(bytes) => self.report.bytes_written < bytes,
+                Until::Bytes(bytes) => self.written < bytes,
             }
         {
             while self.open.len() + self.redo.len() < self.depth {
@@ -383,6 +386,7 @@ impl<'a, B: Blocks> Verifier<'a, B> {
             open,
             redo,
             report,
+            written,
             gone,
             block_bytes,
             ..
@@ -398,6 +402,7 @@ impl<'a, B: Blocks> Verifier<'a, B> {
                 (Ok(_), Work::Write(_)) => {
                     report.writes += 1;
                     report.bytes_written += bytes;
+                    *written += bytes;
                 }
                 (Ok(_), Work::Flush) => report.flushes += 1,
                 (Ok(data), Work::Learn | Work::Check) => {
@@ -424,6 +429,7 @@ impl<'a, B: Blocks> Verifier<'a, B> {
                     report.failed += 1;
                     if matches!(work, Work::Write(_)) {
                         model.expect(job.first, job.count, None);
+                        *written += bytes;
                     }
                 }
             }

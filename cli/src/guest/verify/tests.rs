@@ -156,6 +156,15 @@ fn a_failed_write_is_counted_and_leaves_nothing_to_expect() {
 }
 
 #[test]
+fn a_disk_that_fails_everything_comes_to_an_end() {
+    let mut disk = disk(8).failing(0..u64::MAX);
+    let (result, report) = run(&mut disk, 2);
+    result.expect("it stays");
+    assert_eq!((report.writes, report.bytes_written), (0, 0));
+    assert!(report.failed > 0);
+}
+
+#[test]
 fn a_disk_that_goes_is_an_error() {
     let mut disk = disk(8);
     disk.vanish();
