@@ -4,19 +4,9 @@ use ringfence_core::platform::Granted;
 use ringfence_core::wire::blkif::Status;
 use ringfence_tests::blkback_rig::{Guest, Rig, write};
 
-/// Two guests, of which each has a thread of its own, and so many writes at the disk of each, which keeps them.
+/// Two guests, of which each has a thread of its own, with so many writes at the disk of each, which keeps them.
 fn in_flight(rig: &mut Rig, writes: u64) -> [Guest; 2] {
-    [7, 8].map(|front| {
-        let mut guest = rig.connected(front, "w");
-        let disk = rig.disks.of(&guest.back_dir);
-        disk.borrow_mut().hold = true;
-        let gref = guest.page.grant_ref();
-        (0..writes).for_each(|id| guest.push(&write(id, id * 8, gref)));
-        guest.kick();
-        rig.settle();
-        assert_eq!(disk.borrow().held() as u64, writes);
-        guest
-    })
+    [7, 8].map(|front| rig.in_flight(front, writes))
 }
 
 #[test]

@@ -18,17 +18,10 @@ fn rig() -> Rig {
     rig
 }
 
-/// A guest with so many writes at a disk that keeps them.
+/// A guest with so many writes at its disk, which keeps none that come later.
 fn in_flight(rig: &mut Rig, front: u16, writes: u64) -> Guest {
-    let mut guest = rig.connected(front, "w");
-    let disk = rig.disks.of(&guest.back_dir);
-    disk.borrow_mut().hold = true;
-    let gref = guest.page.grant_ref();
-    (0..writes).for_each(|id| guest.push(&write(id, id * 8, gref)));
-    guest.kick();
-    rig.settle();
-    assert_eq!(disk.borrow().held() as u64, writes);
-    disk.borrow_mut().hold = false;
+    let guest = rig.in_flight(front, writes);
+    rig.disks.of(&guest.back_dir).borrow_mut().hold = false;
     guest
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use ringfence_blkback::service::{Crew, Service, Toolstack};
 use ringfence_core::DomId;
+use ringfence_core::platform::Granted as _;
 use ringfence_core::store::{Perm, Store, StoreError, StoreExt, Tx, domain_path, join};
 use ringfence_core::xenbus::{Class, paths};
 use ringfence_sim::{Sim, SimStore, Usage, World};
@@ -181,6 +182,22 @@ impl Rig {
     pub fn connected(&mut self, front: u16, mode: &str) -> Guest {
         let mut guest = self.attach(front, 51712, mode);
         guest.connect(self);
+        guest
+    }
+
+    /// A guest with so many writes of a page at its disk, which keeps them.
+    ///
+    /// # Panics
+    /// If they do not get there.
+    pub fn in_flight(&mut self, front: u16, writes: u64) -> Guest {
+        let mut guest = self.connected(front, "w");
+        let disk = self.disks.of(&guest.back_dir);
+        disk.borrow_mut().hold = true;
+        let gref = guest.page.grant_ref();
+        (0..writes).for_each(|id| guest.push(&write(id, id * 8, gref)));
+        guest.kick();
+        self.settle();
+        assert_eq!(disk.borrow().held() as u64, writes);
         guest
     }
 

@@ -85,6 +85,18 @@ impl Desk {
         }
     }
 
+    /// The same image for a disk of each of two guests, domains 7 and 8.
+    fn two_disks(&mut self, image: &Path) -> [&'static str; 2] {
+        let disks = [
+            "/local/domain/3/backend/vbd/7/51712",
+            "/local/domain/3/backend/vbd/8/51712",
+        ];
+        for disk in disks {
+            self.write(disk, &[("params", text(image)), ("mode", "w")]);
+        }
+        disks
+    }
+
     /// What is answered at once.
     fn ask(&mut self, dir: &str) -> Result<(bool, OwnedFd), String> {
         match self.files.image(dir) {
@@ -212,13 +224,7 @@ fn an_image_whose_user_died_is_waited_for_and_one_in_use_is_refused() {
     let dir = Dir::new("fence");
     let image = dir.image("a");
     let mut desk = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
-    let (first, second) = (
-        "/local/domain/3/backend/vbd/7/51712",
-        "/local/domain/3/backend/vbd/8/51712",
-    );
-    for vbd in [first, second] {
-        desk.write(vbd, &[("params", text(&image)), ("mode", "w")]);
-    }
+    let [first, second] = desk.two_disks(&image);
     let (_, held) = desk.ask(first).unwrap();
     let words = desk.ask(second).unwrap_err();
     assert!(words.contains("in use by vbd 7/51712"), "{words}");
@@ -241,13 +247,7 @@ fn an_image_is_waited_for_until_the_process_notices_that_its_disk_is_gone() {
     let dir = Dir::new("parted");
     let image = dir.image("a");
     let mut desk = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
-    let (first, second) = (
-        "/local/domain/3/backend/vbd/7/51712",
-        "/local/domain/3/backend/vbd/8/51712",
-    );
-    for vbd in [first, second] {
-        desk.write(vbd, &[("params", text(&image)), ("mode", "w")]);
-    }
+    let [first, second] = desk.two_disks(&image);
     let (_, held) = desk.ask(first).unwrap();
     assert!(desk.ask(second).is_err());
     desk.toolstack.rm(Tx::NONE, first).unwrap();
