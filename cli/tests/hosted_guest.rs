@@ -5,9 +5,11 @@ mod domains;
 
 use domains::{Host, Loop, Running, have, json_u64, noise, output_text, succeed};
 use serde_json::Value;
+use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 const IMAGE: usize = 4 << 20;
 
@@ -98,9 +100,7 @@ fn what_somebody_else_writes_is_a_mismatch_and_status_1() {
     let disk = disk("xvda", "rw", &host.path("image"));
     let arguments = ["guest", "g1", "--disk", &disk, "--verify", "xvda,16M"];
     let mut guest = start(&host, &arguments);
-    let image = std::fs::File::options()
-        .write(true)
-        .open(host.path("image"));
+    let image = File::options().write(true).open(host.path("image"));
     let image = image.expect("ours");
     let noise = noise(IMAGE);
     // Every block is written several times over by it and by us.
@@ -274,4 +274,32 @@ fn one_guest_exports_several_disks_and_those_that_come_later() {
         assert!(content[..65536].iter().all(|b| *b == byte), "{name}");
         assert!(content[65536..].iter().all(|b| *b == 0), "{name}");
     }
+}
+
+#[test]
+fn a_disk_that_nobody_uses_lets_all_sleep_and_may_grow() {
+    let (host, backend) = host(&["image"]);
+    let (guest, _uri) = host.export("g1", "blk0", &host.path("image"));
+    let (front, back) = (
+        json_u64(guest.ready(), "domid"),
+        json_u64(backend.ready(), "domid"),
+    );
+    let node = format!("/local/domain/{back}/backend/vbd/{front}/51712/sectors");
+    let sectors = || output_text(&host.ringfence(&["xenstore", "read", &node]));
+    assert_eq!(sectors().trim(), (IMAGE / 512).to_string());
+    std::thread::sleep(Duration::from_secs(3));
+    let image = File::options().write(true).open(host.path("image"));
+    image
+        .and_then(|image| image.set_len(2 * IMAGE as u64))
+        .expect("ours");
+    let end = Instant::now() + Duration::from_secs(20);
+    while sectors().trim() != (2 * IMAGE / 512).to_string() {
+        assert!(Instant::now() < end, "still {}", sectors());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let waits = json_u64(&backend.finish("served"), "sys_wait");
+    // It would wait for the driver domain's next process.
+    guest.kill();
+    // One a second, and a few for each connection and node: who does not sleep waits 100,000 times.
+    assert!(waits < 500, "{waits} times");
 }

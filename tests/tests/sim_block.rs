@@ -1,9 +1,10 @@
 //! The block service in a simulated world, with a frontend driven by hand: its whole life, and what a request costs.
 
 use ringfence_blkback::sink::IoOp;
-use ringfence_core::SharedMem;
 use ringfence_core::platform::{Access, Granted, Platform};
+use ringfence_core::store::{Store, StoreExt, Tx};
 use ringfence_core::wire::blkif::{Op, Status};
+use ringfence_core::{DomId, SharedMem};
 use ringfence_sim::World;
 use ringfence_tests::blkback_rig::{BACK, Rig, read, request, write};
 
@@ -307,5 +308,32 @@ fn doorbells_may_be_late_merged_and_doubled() {
         for round in 0..20 {
             guest.round_trip(&mut rig, round);
         }
+    }
+}
+
+#[test]
+fn a_disk_that_comes_while_others_are_looked_at_is_found() {
+    for step in 0.. {
+        let mut rig = Rig::new();
+        rig.settle();
+        let toolstack = &mut rig.toolstack;
+        let place = format!("/local/domain/{BACK}/backend/vbd/7/51728");
+        // What is gone already when the service hears of it.
+        toolstack.mkdir(Tx::NONE, &place).expect("dom0 may");
+        toolstack.rm(Tx::NONE, &place).expect("dom0 may");
+        let mut toolstack = rig.world.store(DomId::DOM0);
+        rig.world.meanwhile(BACK, step, move || {
+            let dir = format!("/local/domain/{BACK}/backend/vbd/8/51712");
+            let made = toolstack.write_str(Tx::NONE, &dir, "state", "1");
+            made.expect("dom0 may");
+        });
+        let before = rig.world.steps(BACK);
+        while rig.service.control().expect("the store lives") {}
+        if rig.world.steps(BACK) - before <= step {
+            assert!(step > 0, "it looks");
+            return;
+        }
+        // Nobody rings for it again.
+        assert_eq!(rig.service.devices(), 1, "it came at step {step}");
     }
 }

@@ -19,6 +19,15 @@ const EVENTS: u32 = 64;
 /// Rounds in one call of it: a connection that is made or closed takes three.
 const ROUNDS: u32 = 4;
 
+/// What [`Service::refresh`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Refreshed {
+    /// There are frontends to tell of sizes.
+    pub connected: bool,
+    /// Some were told. Call [`Service::control`] before any sleep: meanwhile events came that the store does not ring for again.
+    pub told: bool,
+}
+
 impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
     /// Looks at the watch events that are pending and does what the states ask for. `true` when there may be more: call it
     /// again, after a look at the rings, which whoever floods us with events must not keep waiting (XSA-349).
@@ -39,15 +48,19 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
                     None => break,
                 }
             }
-            if core::mem::take(&mut self.rescan) {
+            let rescan = core::mem::take(&mut self.rescan);
+            if rescan {
                 self.scan()?;
             }
-            for id in core::mem::take(&mut self.unknown) {
+            let unknown = core::mem::take(&mut self.unknown);
+            // While we ask the store something, events come that it does not ring for again.
+            let asked = rescan || !unknown.is_empty();
+            for id in unknown {
                 self.find(id)?;
             }
             // What changes on the way is another event.
             let dirty = core::mem::take(&mut self.dirty);
-            if dirty.is_empty() && !pending {
+            if dirty.is_empty() && !pending && !asked {
                 return Ok(false);
             }
             for id in dirty {
@@ -223,22 +236,25 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
         self.dirty.append(&mut self.later);
     }
 
-    /// Looks at the size of every connected disk, and tells the frontends of those that changed. `false` if none is connected.
+    /// Looks at the size of every connected disk, and tells the frontends of those that changed.
     ///
     /// # Errors
     /// Only when the connection to the store is of no further use.
-    pub fn refresh(&mut self) -> Result<bool, StoreError> {
-        let mut connected = false;
+    pub fn refresh(&mut self) -> Result<Refreshed, StoreError> {
+        let mut refreshed = Refreshed::default();
         for device in self.devices.values_mut() {
-            connected |= device.is_connected();
+            refreshed.connected |= device.is_connected();
             match device.resize(&mut self.store) {
+                Ok(told) => refreshed.told |= told,
                 Err(error) if is_lost(error) => return Err(error),
                 // The next look tries again.
-                Err(error) => device.warn(format_args!("{error}")),
-                Ok(()) => {}
+                Err(error) => {
+                    refreshed.told = true;
+                    device.warn(format_args!("{error}"));
+                }
             }
         }
-        Ok(connected)
+        Ok(refreshed)
     }
 }
 

@@ -25,6 +25,7 @@ mod turn;
 mod waiting;
 
 pub use board::STATISTICS_BYTES;
+pub use control::Refreshed;
 pub use crew::{Crew, THREADS_MAX, Worker};
 pub use disks::{DiskError, Disks, Files, Image, Images, Kept, OpenDisk, Source};
 pub use doorbells::{Doorbells, Polled};

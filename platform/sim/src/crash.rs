@@ -1,4 +1,4 @@
-//! Death at any step, and what survives it.
+//! Death, or what others do, at any step; and what survives a death.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ringfence_core::{DomId, Words};
 
 use crate::domain::Sim;
+use crate::process::Action;
 use crate::world::World;
 
 /// What unwinds the stack of a process that [`World::die_after`] ordered to die. Whoever runs the process catches it; its handles
@@ -30,6 +31,12 @@ impl World {
     /// whatever calls [`Sim::step`].
     pub fn die_after(&self, domid: DomId, steps: u64) {
         self.domain(domid).process.die_after(steps);
+    }
+
+    /// Somebody else does this when the present process of a domain has taken `steps` more steps, before its next one.
+    pub fn meanwhile(&self, domid: DomId, steps: u64, action: impl FnOnce() + Send + 'static) {
+        let action = Action(Box::new(action));
+        self.domain(domid).process.meanwhile(steps, action);
     }
 
     /// Steps that the present process of a domain has taken.

@@ -309,7 +309,7 @@ trait Checked {
 
 /// Writes, each word as a step of its own if one of them is to be a process's last.
 fn write(to: &impl Checked, page: usize, at: usize, src: &[u8]) {
-    let doomed = to.sim().filter(|sim| sim.process.is_doomed());
+    let doomed = to.sim().filter(|sim| sim.process.is_watched());
     let Some(sim) = doomed else {
         if let Some(sim) = to.sim() {
             sim.step();

@@ -1,6 +1,8 @@
 //! A domain's process: one life of whoever drives the domain. Domains outlive their processes.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use ringfence_core::DomId;
 
@@ -18,6 +20,18 @@ pub(crate) struct Process {
     steps: AtomicU64,
     /// Steps left before it dies; [`NEVER`] if it is not to.
     left: AtomicU64,
+    /// The number of the step before which somebody else does `action`; [`NEVER`] if nobody does.
+    meanwhile: AtomicU64,
+    action: Mutex<Option<Action>>,
+}
+
+/// What somebody else does.
+pub(crate) struct Action(pub(crate) Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Action")
+    }
 }
 
 /// No process takes so many steps.
@@ -31,6 +45,8 @@ impl Process {
             alive: AtomicBool::new(true),
             steps: AtomicU64::new(0),
             left: AtomicU64::new(NEVER),
+            meanwhile: AtomicU64::new(NEVER),
+            action: Mutex::new(None),
         }
     }
 
@@ -47,9 +63,18 @@ impl Process {
         self.left.store(left, Ordering::Relaxed);
     }
 
-    /// Whether it is going to die at some step, so that every single one counts.
-    pub(crate) fn is_doomed(&self) -> bool {
-        self.left.load(Ordering::Relaxed) != NEVER
+    /// Has somebody else do something before the step after `left` others.
+    pub(crate) fn meanwhile(&self, left: u64, action: Action) {
+        *self.action.lock().unwrap_or_else(PoisonError::into_inner) = Some(action);
+        let at = self.steps().saturating_add(left);
+        self.meanwhile.store(at, Ordering::Relaxed);
+    }
+
+    /// Whether something is to happen at some step, so that every single one counts.
+    pub(crate) fn is_watched(&self) -> bool {
+        [&self.left, &self.meanwhile]
+            .iter()
+            .any(|at| at.load(Ordering::Relaxed) != NEVER)
     }
 
     pub(crate) fn steps(&self) -> u64 {
@@ -58,7 +83,15 @@ impl Process {
 
     /// Counts a step; `true` if it is the one that it does not live to take.
     pub(crate) fn step(&self) -> bool {
-        self.steps.fetch_add(1, Ordering::Relaxed);
+        let step = self.steps.fetch_add(1, Ordering::Relaxed);
+        if step == self.meanwhile.load(Ordering::Relaxed) {
+            self.meanwhile.store(NEVER, Ordering::Relaxed);
+            let mut action = self.action.lock().unwrap_or_else(PoisonError::into_inner);
+            let action = action.take();
+            if let Some(Action(act)) = action {
+                act();
+            }
+        }
         match self.left.load(Ordering::Relaxed) {
             NEVER => false,
             0 => {

@@ -190,13 +190,17 @@ impl<'p, P: Platform> Device<'p, P> {
         paths::switch_state(store, &self.dir, XenbusState::Connected)
     }
 
-    /// Tells the frontend when the disk has another size than it was told: `sectors`, and state 4 once more.
+    /// Tells the frontend when the disk has another size than it was told: `sectors`, and state 4 once more. Whether
+    /// it was told anything.
     ///
     /// # Errors
     /// The store's.
-    pub(in crate::service) fn resize<S: Store>(&mut self, store: &mut S) -> Result<(), StoreError> {
+    pub(in crate::service) fn resize<S: Store>(
+        &mut self,
+        store: &mut S,
+    ) -> Result<bool, StoreError> {
         let Some(announced) = self.announced.filter(|_| self.wish == BackWish::Run) else {
-            return Ok(());
+            return Ok(false);
         };
         let units = self.units();
         let mut sizes = self
@@ -209,7 +213,7 @@ impl<'p, P: Platform> Device<'p, P> {
             .last()
             .filter(|sectors| *sectors != announced)
         else {
-            return Ok(());
+            return Ok(false);
         };
         tracing::info!("{}: {announced} sectors have become {sectors}", self.id);
         let connected = XenbusState::Connected.digit();
@@ -224,7 +228,7 @@ impl<'p, P: Platform> Device<'p, P> {
             store.write_str(tx, &self.dir, "state", connected)
         })?;
         self.announced = Some(sectors);
-        Ok(())
+        Ok(true)
     }
 
     /// Ends the connection, if there is one: closes the ports, unmaps the rings, keeps the disk.

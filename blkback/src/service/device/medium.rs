@@ -90,7 +90,7 @@ impl<P: Platform> Device<'_, P> {
                 paths::report(store, &self.dir, &reason)?;
             }
         }
-        self.resize(store)
+        self.resize(store).map(|_| ())
     }
 
     /// Opens what is named and puts it in.

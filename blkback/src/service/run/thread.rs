@@ -50,7 +50,6 @@ where
         poller,
         shared,
         start: now,
-        last_work: now,
         last_refresh: now,
         connected: false,
         ask_at: None,
@@ -69,7 +68,7 @@ const LOOKS_PER_CLOCK: u32 = 8;
 /// Looks at the rings that have more to do between two looks at the descriptors, while not spinning.
 const ROUNDS: u32 = 8;
 
-/// Between two looks at the sizes of the disks, while there is work.
+/// Between two looks at the sizes of the disks, while any is connected.
 const REFRESH: Duration = Duration::from_secs(1);
 
 /// Until disks that are not to be had yet are asked for again, at first; there is no event to wait for.
@@ -83,7 +82,6 @@ struct Loop<'p, P: Platform, D> {
     poller: Poller,
     shared: &'p Shared<'p>,
     start: Instant,
-    last_work: Instant,
     /// When the disks' sizes were last looked at.
     last_refresh: Instant,
     /// Whether there may be a frontend to tell of them: who serves nobody sleeps until called.
@@ -117,7 +115,7 @@ where
             if turn.control || control {
                 control = self.service.control()?;
                 // Maybe; the next look at the sizes says.
-                self.connected = true;
+                self.connected = !stopping;
                 // A connection just made has its first look at the ring to come.
                 turn.again = true;
             }
@@ -133,13 +131,13 @@ where
                 self.service.flush();
                 turn.again = true;
             }
-            if turn.worked {
-                self.last_work = now;
-            }
-            // Only where somebody is there to notice: a disk that nobody uses can wait.
-            if self.last_work.saturating_duration_since(self.last_refresh) >= REFRESH && !stopping {
-                self.last_refresh = self.last_work;
-                self.service.refresh()?;
+            // Whoever waits for a disk to grow may send no request meanwhile.
+            if self.connected && now.saturating_duration_since(self.last_refresh) >= REFRESH {
+                self.last_refresh = now;
+                let refreshed = self.service.refresh()?;
+                self.connected = refreshed.connected;
+                control |= refreshed.told;
+                turn.again |= refreshed.told;
             }
             // Whoever keeps us busy costs no system call, for a while.
             let looks = match turn.spins {
@@ -166,6 +164,7 @@ where
                 // Readable for ever: it would keep us from sleeping while the disks finish.
                 self.poller.forget(self.shared.stop)?;
                 self.service.stop();
+                self.connected = false;
             }
         }
     }
@@ -222,9 +221,6 @@ where
                     let time = now.saturating_duration_since(self.start);
                     let turn = self.service.rung(ring, budget, time);
                     woken.control |= turn.control;
-                    if turn.worked {
-                        self.last_work = now;
-                    }
                 }
             }
         }
