@@ -122,6 +122,9 @@ pub trait Store {
     fn next_watch(&mut self) -> Result<Option<WatchEvent>, StoreError>;
 
     /// Blocks until [`next_watch`](Self::next_watch) may have something, or until `timeout` has passed.
+    ///
+    /// Whoever sleeps on the connection's descriptor or port instead does so only right after `next_watch` had nothing: an event
+    /// that came while another call waited for its answer is kept here, and nobody rings for it again.
     fn wait(&mut self, timeout: Option<Duration>) -> Result<(), StoreError>;
 
     /// Starts a transaction.

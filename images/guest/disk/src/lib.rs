@@ -137,13 +137,16 @@ impl Disk {
         Ok(())
     }
 
-    /// Does what the store says, if it says anything.
+    /// Does what the store says, until it has said everything: what comes while we ask it something rings no bell again.
     fn news(&mut self) -> Result<()> {
-        let mut any = false;
-        while self.store.next_watch()?.is_some() {
-            any = true;
-        }
-        if any {
+        loop {
+            let mut any = false;
+            while self.store.next_watch()?.is_some() {
+                any = true;
+            }
+            if !any {
+                return Ok(());
+            }
             match toolstack::take(&mut *self.store)? {
                 Some(Request::Suspend) => self.suspend()?,
                 Some(Request::Poweroff) => shutdown(ringfence_guest::Reason::Poweroff),
@@ -152,7 +155,6 @@ impl Disk {
             }
             self.step()?;
         }
-        Ok(())
     }
 
     fn suspend(&mut self) -> Result<()> {
