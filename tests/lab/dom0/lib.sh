@@ -212,6 +212,20 @@ diagnose() {
   echo "---- store"; xenstore-ls -f /local/domain 2>/dev/null | grep -E '/(state|online|error|hotplug-[a-z]*|physical-device-path) = '
   echo "---- dmesg"; dmesg | tail -15
   [ ! -e /run/ringfence.log ] || { echo "---- ringfence"; tail -20 /run/ringfence.log; }
+  processes
+}
+
+# processes: of ours, what each thread is doing, and how much processor time it has taken
+processes() {
+  local -; set +x
+  local p t
+  for p in $(pidof ringfence); do
+    echo "---- process $p: $(tr '\0' ' ' </proc/$p/cmdline)"
+    for t in /proc/$p/task/*; do
+      echo "thread ${t##*/} $(cat $t/comm): $(cut -d' ' -f3,14,15 $t/stat) $(cat $t/syscall)"
+      cat $t/stack
+    done
+  done 2>/dev/null
 }
 
 # image_disks: makes `files`, an ext4 with files that tell what they hold, and `scratch`, an empty one
