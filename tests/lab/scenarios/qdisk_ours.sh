@@ -5,6 +5,7 @@
 # shows: QEMU 7.2 qdisk: our frontend in user space, started again after its end and after its death
 # seconds: 300
 # needs: ringfence, qdisk
+# set: all
 . /lab/qdisk.sh
 a=$(disk_image a.img 16) b=$(disk_image b.img 16)
 extra=noblkfront guest g1 "$(qdisk $a xvda)" "$(qdisk $b xvdb)"
