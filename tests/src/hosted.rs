@@ -5,7 +5,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 use ringfence_core::DomId;
@@ -13,11 +12,12 @@ use ringfence_hosted::admin::{Client, DomainKind, NewDomain, RestartPolicy};
 use ringfence_hosted::broker::{Broker, StopHandle};
 use ringfence_hosted::{Hosted, HostedStore, RunDir};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use tempfile::TempDir;
 
 /// A broker with a run directory of its own; gone with the value.
 #[derive(Debug)]
 pub struct Host {
-    dir: PathBuf,
+    dir: TempDir,
     run: RunDir,
     stop: StopHandle,
     broker: Option<JoinHandle<std::io::Result<()>>>,
@@ -39,12 +39,8 @@ pub struct Peer {
 impl Host {
     /// Starts a broker whose domains run `program`.
     pub fn start(program: &Path) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("ringfence-test-{}-{number}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
-        let run = RunDir::resolve(Some(&dir.join("run"))).unwrap();
-        std::fs::create_dir(&dir).unwrap();
+        let dir = TempDir::with_prefix("ringfence-test-").unwrap();
+        let run = RunDir::resolve(Some(&dir.path().join("run"))).unwrap();
         let mut broker = Broker::with_program(run.clone(), program.to_owned()).unwrap();
         let stop = broker.stop_handle();
         let broker = Some(std::thread::spawn(move || broker.run()));
@@ -63,7 +59,7 @@ impl Host {
 
     /// A place for the test's own files.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
+        self.dir.path().join(name)
     }
 
     /// A connection to the broker.
@@ -150,6 +146,5 @@ impl Drop for Host {
                 ended.unwrap().unwrap();
             }
         }
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }

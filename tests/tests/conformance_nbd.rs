@@ -3,35 +3,24 @@
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use ringfence_blkback::error::IoError;
 use ringfence_blkback::sink::{Disk, IoOp, Nbd};
 use ringfence_cli::nbd::{Geometry, Listener, MemoryBlocks, Offers, Server};
 use ringfence_core::ids::{Sector, SectorCount};
 use ringfence_tests::disk_conformance::{self as suite, SECTORS, io, one};
+use tempfile::TempDir;
 
 /// A place for sockets and images, removed with the value.
-struct Dir(PathBuf);
+struct Dir(TempDir);
 
 impl Dir {
     fn new() -> Self {
-        static MADE: AtomicU32 = AtomicU32::new(0);
-        let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let name = format!("ringfence-nbd-{}-{number}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
-        std::fs::create_dir(&dir).expect("a directory");
-        Self(dir)
+        Self(TempDir::with_prefix("ringfence-nbd-").expect("a directory"))
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        self.0.path().join(name)
     }
 }
 

@@ -3,25 +3,21 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use ringfence_blkback::sink::{Below, Disk, DiskIo, IoOp, Qcow2, Qcow2Error};
 use ringfence_core::ids::{Sector, SectorCount};
 use ringfence_tests::disk_conformance::{self as suite, SECTORS, io, one};
+use tempfile::TempDir;
 
 /// A directory of its own for images made by QEMU's tools, or `None` where there are none.
-struct Images(PathBuf);
+struct Images(TempDir);
 
 impl Images {
     fn new() -> Option<Self> {
         match Command::new("qemu-img").arg("--version").output() {
             Ok(_) => {
-                static MADE: AtomicU32 = AtomicU32::new(0);
-                let number = MADE.fetch_add(1, Ordering::Relaxed);
-                let name = format!("ringfence-qcow2-{}-{number}", std::process::id());
-                let dir = std::env::temp_dir().join(name);
-                std::fs::create_dir(&dir).expect("a directory");
-                Some(Self(dir))
+                let dir = TempDir::with_prefix("ringfence-qcow2-");
+                Some(Self(dir.expect("a directory")))
             }
             Err(error) => {
                 println!("SKIP qemu-img: {error}");
@@ -31,7 +27,7 @@ impl Images {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.0.path().join(name)
     }
 
     fn create(&self, name: &str, more: &[&str], size: u64) -> PathBuf {
@@ -46,12 +42,6 @@ impl Images {
         }
         succeeds(&mut command);
         path
-    }
-}
-
-impl Drop for Images {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

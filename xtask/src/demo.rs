@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::process::{cargo, found, root, run};
+use tempfile::TempDir;
 
 /// What to copy.
 #[derive(clap::Args)]
@@ -51,7 +52,8 @@ pub(crate) fn run_demo(options: &Options) -> Result<()> {
         "--package",
         "ringfence-cli",
     ]))?;
-    let dir = host::Scratch::new()?;
+    // Short, because the paths of Unix sockets are.
+    let dir = TempDir::with_prefix("ringfence-demo-").context("cannot make a directory")?;
     let source = match &options.disk {
         Some(path) => source::given(path)?,
         None => source::make(dir.path())?,

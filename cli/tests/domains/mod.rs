@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Lines};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use tempfile::TempDir;
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_ringfence");
 
@@ -109,27 +109,23 @@ impl Drop for Running {
 
 /// A broker with a run directory of its own; ended, with all domains, and removed with the value.
 pub(crate) struct Host {
-    dir: PathBuf,
+    dir: TempDir,
     broker: Option<Running>,
 }
 
 impl Host {
     pub(crate) fn start() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("ringfence-cli-{}-{number}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
-        std::fs::create_dir(&dir).expect("a directory");
-        let broker = Some(Running::start(&dir.join("run"), &["host"]));
+        let dir = TempDir::with_prefix("ringfence-cli-").expect("a directory");
+        let broker = Some(Running::start(&dir.path().join("run"), &["host"]));
         Self { dir, broker }
     }
 
     pub(crate) fn dir(&self) -> &Path {
-        &self.dir
+        self.dir.path()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
+        self.dir.path().join(name)
     }
 
     /// The broker's process.
@@ -184,7 +180,6 @@ impl Drop for Host {
         if let Some(broker) = self.broker.take() {
             broker.terminate();
         }
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 

@@ -119,11 +119,10 @@ mod tests {
 
     #[test]
     fn a_program_that_does_not_know_the_records_changes_nothing() {
-        let dir = std::env::temp_dir().join(format!("ringfence-upgrade-{}", std::process::id()));
-        std::fs::create_dir(&dir).expect("a directory");
-        let image = dir.join("image");
+        let dir = tempfile::TempDir::with_prefix("ringfence-upgrade-").expect("a directory");
+        let image = dir.path().join("image");
         std::fs::write(&image, [0; 512]).expect("an image");
-        let run_dir = RunDir::resolve(Some(&dir.join("run"))).expect("a place");
+        let run_dir = RunDir::resolve(Some(&dir.path().join("run"))).expect("a place");
         let mut broker = Broker::with_program(run_dir, "/bin/sleep".into()).expect("a broker");
         let blk0 = sleeper(&mut broker, "blk0", DomainKind::DriverDomain);
         let guest = sleeper(&mut broker, "g1", DomainKind::Guest);
@@ -171,6 +170,5 @@ mod tests {
         assert!(broker.domains[&blk0.get()].program.is_some());
         broker.destroy(guest);
         broker.destroy(blk0);
-        std::fs::remove_dir_all(&dir).expect("removed");
     }
 }
