@@ -115,12 +115,17 @@ fn load(host: &Host, uri: &str) -> std::process::Output {
 
 /// Serves a disk to a guest under load through twenty kills; then both sides end well.
 fn survives(host: &Host, disk: &str) {
+    survives_with(host, disk, &[]);
+}
+
+/// The same with more options of the guest.
+fn survives_with(host: &Host, disk: &str, more: &[&str]) {
     let mut backend = host.restarted("blk0");
     let socket = host.path("guest.sock");
     let disk = format!("vdev=xvda,backend=blk0,{disk}");
     let export = format!("xvda={}", socket.display());
     let arguments = ["guest", "g1", "--disk", &disk, "--nbd-export", &export];
-    let guest = Running::start(&host.path("run"), &arguments);
+    let guest = Running::start(&host.path("run"), &[&arguments, more].concat());
     let uri = format!("nbd+unix:///xvda?socket={}", socket.display());
     let mut client = Client::connect(&socket);
     let killed = AtomicBool::new(false);
@@ -148,6 +153,16 @@ fn a_raw_image_in_the_page_cache() {
     }
     let host = Host::start();
     survives(&host, &format!("target={}", text(&image(&host))));
+}
+
+#[test]
+fn a_raw_image_over_several_queues() {
+    if !have("a_raw_image_over_several_queues", &["fio"]) {
+        return;
+    }
+    let host = Host::start();
+    let disk = format!("target={}", text(&image(&host)));
+    survives_with(&host, &disk, &["--queues", "3"]);
 }
 
 #[test]
