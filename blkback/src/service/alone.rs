@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ringfence_core::platform::Platform;
 
-use super::crew::Leave;
+use super::crew::Allowed;
 use super::device::{Device, Round};
 use super::disks::Disks;
 use super::doorbells::Doorbells;
@@ -14,24 +14,11 @@ use super::{Service, Turn};
 /// How often a thread that waits for others, or that others wait for, looks again.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Which rings may be served.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Allowed {
-    All,
-    Only(RingId),
-    /// None: what was taken is finished.
-    Finish,
-}
-
 impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
     /// Which rings may be served now, as far as this and the other threads of the process have requests that must be alone.
     pub(super) fn allowed(&mut self) -> Allowed {
         let alone = self.alone();
-        match (self.part.leave_for(alone.is_some()), alone) {
-            (Leave::Everything, _) => Allowed::All,
-            (Leave::Alone, Some(ring)) => Allowed::Only(ring),
-            (Leave::Alone, None) | (Leave::Finish, _) => Allowed::Finish,
-        }
+        self.part.allowed(alone)
     }
 
     /// Finishes what was taken, and takes nothing: a thread must be alone, maybe this one.

@@ -4,7 +4,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 
 use super::MAPPED_PAGES;
-use super::id::DeviceId;
+use super::id::{DeviceId, RingId};
 use crate::epoch::Epoch;
 use crate::grants::persistent::Budget;
 
@@ -41,14 +41,13 @@ pub struct Worker<S, F> {
     pub disks: F,
 }
 
-/// What a thread may do now.
+/// Which of its rings a thread may serve now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Leave {
-    /// Serve all its rings.
-    Everything,
-    /// Serve what must be alone: nothing else is in flight in any thread.
-    Alone,
-    /// Finish what it took, and say so.
+pub(super) enum Allowed {
+    All,
+    /// What must be alone: nothing else is in flight in any thread.
+    Only(RingId),
+    /// None: what was taken is finished, which the thread then [says](Part::finished).
     Finish,
 }
 
@@ -82,31 +81,27 @@ impl Part {
         id.thread(self.crew.threads.get()) == self.index
     }
 
-    /// What this thread may do, which has requests that must be alone or not.
-    pub(super) fn leave_for(&mut self, suspects: bool) -> Leave {
+    /// What this thread may do, of which the requests of one ring may have to be alone.
+    pub(super) fn allowed(&mut self, alone: Option<RingId>) -> Allowed {
         let quiet = &self.crew.quiet;
         if cfg!(ringfence_weaken = "blk_alone_threads") {
-            return if suspects {
-                Leave::Alone
-            } else {
-                Leave::Everything
-            };
+            return alone.map_or(Allowed::All, Allowed::Only);
         }
-        if suspects {
+        if let Some(ring) = alone {
             if self.own.is_none() {
                 self.own = quiet.begin(self.index);
             }
             return match self.own {
-                Some(own) if quiet.is_drained(own) => Leave::Alone,
-                _ => Leave::Finish,
+                Some(own) if quiet.is_drained(own) => Allowed::Only(ring),
+                _ => Allowed::Finish,
             };
         }
         if let Some(own) = self.own.take() {
             quiet.end(own);
         }
         match quiet.open() {
-            Some(_) => Leave::Finish,
-            None => Leave::Everything,
+            Some(_) => Allowed::Finish,
+            None => Allowed::All,
         }
     }
 

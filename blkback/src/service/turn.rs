@@ -6,7 +6,7 @@ use std::time::Duration;
 use ringfence_core::platform::Platform;
 
 use super::Service;
-use super::alone::Allowed;
+use super::crew::Allowed;
 use super::device::{Device, Round, Served};
 use super::disks::Disks;
 use super::doorbells::Doorbells;
