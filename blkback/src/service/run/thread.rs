@@ -52,8 +52,7 @@ where
         start: now,
         last_refresh: now,
         connected: false,
-        ask_at: None,
-        pause: ASK_SOON,
+        asking: None,
         looks: 0,
     }
     .run()
@@ -71,11 +70,14 @@ const ROUNDS: u32 = 8;
 /// Between two looks at the sizes of the disks, while any is connected.
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// Until disks that are not to be had yet are asked for again, at first; there is no event to wait for.
+/// Until disks that are not to be had yet are asked for again, at least; there is no event to wait for.
 const ASK_SOON: Duration = Duration::from_millis(1);
 
-/// The same when that has been so for long.
+/// At most.
 const ASK_LATE: Duration = Duration::from_millis(50);
+
+/// In between such a part of the time that it has taken so far: so much longer than it must a guest waits in the end.
+const ASK_PART: u32 = 8;
 
 struct Loop<'p, P: Platform, D> {
     service: Service<'p, P, D, Poller>,
@@ -86,10 +88,8 @@ struct Loop<'p, P: Platform, D> {
     last_refresh: Instant,
     /// Whether there may be a frontend to tell of them: who serves nobody sleeps until called.
     connected: bool,
-    /// When disks are asked for again.
-    ask_at: Option<Instant>,
-    /// Until they are asked for once more after that.
-    pause: Duration,
+    /// Since when disks are asked for, and when again.
+    asking: Option<(Instant, Instant)>,
     /// Looks since the last one at the descriptors.
     looks: u32,
 }
@@ -172,19 +172,21 @@ where
     /// Whether there are disks to ask for again, now.
     fn ask_again(&mut self, now: Instant) -> bool {
         if !self.service.awaits_disks() {
-            (self.ask_at, self.pause) = (None, ASK_SOON);
+            self.asking = None;
             return false;
         }
-        let at = *self
-            .ask_at
-            .get_or_insert(now.checked_add(self.pause).unwrap_or(now));
-        let due = now >= at;
-        if due {
-            self.service.ask_again();
-            self.ask_at = None;
-            self.pause = self.pause.saturating_mul(2).min(ASK_LATE);
+        match &mut self.asking {
+            Some((_, at)) if now < *at => false,
+            Some((since, at)) => {
+                *at = next_ask(*since, now);
+                self.service.ask_again();
+                true
+            }
+            None => {
+                self.asking = Some((now, next_ask(now, now)));
+                false
+            }
         }
-        due
     }
 
     fn timeout(&self, turn: &Turn) -> Option<Timespec> {
@@ -197,8 +199,8 @@ where
             return Some(none);
         }
         let unmask = turn.until.map(|at| at.saturating_sub(self.start.elapsed()));
-        let ask = self.ask_at;
-        let ask = ask.map(|at| at.saturating_duration_since(Instant::now()));
+        let ask = self.asking;
+        let ask = ask.map(|(_, at)| at.saturating_duration_since(Instant::now()));
         let refresh = (self.connected).then(|| REFRESH.saturating_sub(self.last_refresh.elapsed()));
         let until = [unmask, ask, refresh].into_iter().flatten().min()?;
         Some(Timespec::try_from(until).unwrap_or(none))
@@ -228,6 +230,13 @@ where
     }
 }
 
+/// When disks are asked for that were so first at `since`, and now.
+fn next_ask(since: Instant, now: Instant) -> Instant {
+    let part = now.saturating_duration_since(since) / ASK_PART;
+    now.checked_add(part.clamp(ASK_SOON, ASK_LATE))
+        .unwrap_or(now)
+}
+
 /// Why a wait ended, beside doorbells.
 #[derive(Clone, Copy, Default)]
 struct Woken {
@@ -237,4 +246,32 @@ struct Woken {
     stop: bool,
     /// Another thread failed.
     end: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_asked_much_later_than_an_answer_may_be_had() {
+        let since = Instant::now();
+        let mut asked = Vec::new();
+        let mut now = since;
+        while now < since + Duration::from_secs(1) {
+            let next = next_ask(since, now);
+            let (waited, pause) = (now - since, next - now);
+            assert!(pause >= ASK_SOON && pause <= ASK_LATE);
+            assert!(
+                pause == ASK_SOON || pause * 8 <= waited,
+                "{pause:?} after {waited:?}"
+            );
+            asked.push(next);
+            now = next;
+        }
+        assert!(
+            (40..60).contains(&asked.len()),
+            "{} times in a second",
+            asked.len()
+        );
+    }
 }
