@@ -7,6 +7,7 @@
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU32, Ordering};
+use ringfence_core::weakened;
 
 /// A number that the rings' owners share, each in its own thread. What was done before a store is seen after the load that
 /// reads it.
@@ -91,7 +92,7 @@ impl<A: Shared> Epoch<A> {
     /// Whether all rings have said so.
     pub fn is_drained(&self, barrier: u32) -> bool {
         let mut rings = self.drained.iter().zip(&self.gone);
-        cfg!(ringfence_weaken = "blk_barrier_rings")
+        weakened!("blk_barrier_rings")
             || rings.all(|(drained, gone)| drained.load() == barrier || gone.load() == 1)
     }
 

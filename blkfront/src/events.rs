@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use ringfence_core::platform::{Channel, Platform};
+use ringfence_core::weakened;
 
 use crate::Queue;
 use crate::error::Doorbell;
@@ -81,7 +82,7 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Queue<P, DEPTH, PAGES>
             self.events.row = self.events.row.saturating_add(1);
             self.counters.spurious = self.counters.spurious.saturating_add(1);
         }
-        if cfg!(ringfence_weaken = "xsa_391_blk_delay") || self.events.row <= FORGIVEN {
+        if weakened!("xsa_391_blk_delay") || self.events.row <= FORGIVEN {
             self.unmask()?;
             return Ok(Serviced::Unmasked);
         }

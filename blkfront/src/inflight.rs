@@ -4,6 +4,7 @@ use core::fmt;
 
 use heapless::Vec;
 use ringfence_core::platform::Platform;
+use ringfence_core::weakened;
 use ringfence_core::wire::blkif::{
     self, DISCARD_SECURE, MAX_INDIRECT_PAGES_PER_REQUEST, MAX_SEGMENTS_PER_REQUEST,
     RequestDiscardNative, RequestIndirectNative, RequestNative, ResponseNative, Segment, Status,
@@ -249,7 +250,7 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Inflight<P, DEPTH, PAG
         let id = response.id;
         let slot = usize::try_from(id & u64::from(u32::MAX)).unwrap_or(usize::MAX);
         let out_of_range = PeerFault::IdOutOfRange { id, slots: DEPTH };
-        let slot = if cfg!(ringfence_weaken = "xsa_376_blk_id") {
+        let slot = if weakened!("xsa_376_blk_id") {
             slot.checked_rem(DEPTH).unwrap_or(0)
         } else {
             slot
@@ -259,20 +260,20 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Inflight<P, DEPTH, PAG
         let published = self.published;
         let entry = place.as_mut().ok_or(not_in_flight)?;
         let in_flight = entry.id == id && entry.stage == Stage::Open && entry.push < published;
-        if !(cfg!(ringfence_weaken = "xsa_376_blk_stale") || in_flight) {
+        if !(weakened!("xsa_376_blk_stale") || in_flight) {
             return Err(not_in_flight);
         }
         let (sent, got) = (entry.op.wire(), response.operation);
         // Linux answers an indirect request with what it was for; the header says that the operation is copied.
         let echo = got == sent || (entry.indirect && got == blkif::Op::INDIRECT);
-        if !(cfg!(ringfence_weaken = "xsa_376_blk_operation") || echo) {
+        if !(weakened!("xsa_376_blk_operation") || echo) {
             return Err(PeerFault::Operation { id, sent, got });
         }
         let result = match response.status {
             Status::OKAY => Ok(()),
             Status::ERROR => Err(IoError::Failed),
             Status::EOPNOTSUPP => Err(IoError::Unsupported),
-            _ if cfg!(ringfence_weaken = "xsa_376_blk_status") => Ok(()),
+            _ if weakened!("xsa_376_blk_status") => Ok(()),
             status => return Err(PeerFault::Status { id, status }),
         };
         self.open = self.open.saturating_sub(1);
@@ -479,6 +480,6 @@ impl<P: Platform, const PAGES: usize> Entry<P, PAGES> {
 fn revoked<P: Platform, const PAGES: usize>(entry: &mut Entry<P, PAGES>) -> bool {
     entry.buffer.as_mut().is_none_or(|buffer| {
         let revoked = buffer.revoke();
-        cfg!(ringfence_weaken = "xsa_396_blk_handed_back") || revoked
+        weakened!("xsa_396_blk_handed_back") || revoked
     })
 }

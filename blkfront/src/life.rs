@@ -7,6 +7,7 @@ use ringfence_core::platform::Platform;
 use ringfence_core::store::{
     FieldError, Store, StoreError, StoreExt, StorePath, Tx, domain_path, join,
 };
+use ringfence_core::weakened;
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::wire::xs_wire::Errno;
 use ringfence_core::xenbus::paths::{fatal, switch_state};
@@ -355,7 +356,7 @@ impl<P: Platform, R: Rings<P>> Life<P, R> {
         }
         let told = self.told;
         self.told |= over;
-        let once = !told || cfg!(ringfence_weaken = "cve_2023_1859_front");
+        let once = !told || weakened!("cve_2023_1859_front");
         (over && once).then_some(Event::Closed)
     }
 }

@@ -4,6 +4,7 @@ use core::fmt::Write as _;
 
 use ringfence_core::platform::{Channel, Platform};
 use ringfence_core::store::{FieldError, Store, StoreError, StoreExt, StorePath, Tx, join};
+use ringfence_core::weakened;
 use ringfence_core::wire::blkif::{Convention, PROTOCOL_NATIVE, SectorUnits, VDISK_READONLY};
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::{DomId, PAGE, Sector, SectorCount};
@@ -150,7 +151,7 @@ pub(crate) fn locate<S: Store>(store: &mut S, dir: &str) -> Result<Seen<Backend>
     let domid = DomId::new(seen!(store.read_field(Tx::NONE, dir, "backend-id")));
     let home = join(&ringfence_core::store::domain_path(domid), "backend/")?;
     let below = path.starts_with(home.as_str()) && path.bytes().all(is_path);
-    if !(cfg!(ringfence_weaken = "xsa_175_backend_path") || below) {
+    if !(weakened!("xsa_175_backend_path") || below) {
         return Ok(Seen::Bad(NegotiateError::BackendPath { domid }));
     }
     Ok(Seen::Value(Backend { dir: path, domid }))
@@ -164,12 +165,12 @@ pub(crate) fn points_back<S: Store>(
     path: &str,
 ) -> Result<Seen<()>, Error> {
     let back: StorePath = seen!(store.read_field(Tx::NONE, path, "frontend"));
-    if !(cfg!(ringfence_weaken = "xsa_175_points_back") || back == dir) {
+    if !(weakened!("xsa_175_points_back") || back == dir) {
         let field = "frontend";
         return Ok(Seen::Bad(NegotiateError::NotOurs { field }));
     }
     let back: u16 = seen!(store.read_field(Tx::NONE, path, "frontend-id"));
-    if !(cfg!(ringfence_weaken = "xsa_175_frontend_id") || back == own.get()) {
+    if !(weakened!("xsa_175_frontend_id") || back == own.get()) {
         let field = "frontend-id";
         return Ok(Seen::Bad(NegotiateError::NotOurs { field }));
     }
@@ -362,7 +363,7 @@ pub(crate) fn read_sectors<S: Store>(
     match store.read_field(Tx::NONE, dir, "sectors") {
         Ok(sectors) => Ok(units.size(sectors).filter(|size| {
             let usable = size.bytes().is_some();
-            cfg!(ringfence_weaken = "front_resize") || usable
+            weakened!("front_resize") || usable
         })),
         Err(error) => field(error).map(|_| None),
     }
@@ -380,7 +381,7 @@ impl Fields {
         let logical = self.sector_size;
         let bounds = u32::try_from(Sector::BYTES).unwrap_or(0)..=u32::try_from(PAGE).unwrap_or(0);
         let usable = logical.is_power_of_two() && bounds.contains(&logical);
-        if !(cfg!(ringfence_weaken = "front_sector_size") || usable) {
+        if !(weakened!("front_sector_size") || usable) {
             return Err(NegotiateError::SectorSize(logical));
         }
         let units = SectorUnits::new(wants.sectors, logical);
@@ -388,7 +389,7 @@ impl Fields {
         let sectors = units
             .size(self.sectors)
             .ok_or(NegotiateError::Sectors(told))?;
-        if !(cfg!(ringfence_weaken = "front_sectors") || sectors.bytes().is_some()) {
+        if !(weakened!("front_sectors") || sectors.bytes().is_some()) {
             return Err(NegotiateError::Sectors(told));
         }
         let physical = self.physical.unwrap_or(logical);

@@ -1,6 +1,7 @@
 //! The data path: one ring, one event channel.
 
 use ringfence_core::platform::Platform;
+use ringfence_core::weakened;
 use ringfence_core::wire::blkif::Convention;
 use ringfence_core::{DomId, Handle, Sector, SectorCount};
 use ringfence_ring::Armed;
@@ -144,7 +145,7 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Queue<P, DEPTH, PAGES>
         if let Err(reason) = self.check(op, sector, &buffer) {
             return Err(Rejected { buffer, reason });
         }
-        if op.changes() && !cfg!(ringfence_weaken = "xsa_403_blk_tail") {
+        if op.changes() && !weakened!("xsa_403_blk_tail") {
             buffer.zero_tail();
         }
         if let Err(reason) = self.room() {

@@ -8,6 +8,7 @@
 use core::mem;
 
 use ringfence_core::platform::Platform;
+use ringfence_core::weakened;
 use ringfence_core::wire::blkif::Convention;
 
 use crate::{Buffer, BufferError, IoError, Queue, Reason};
@@ -180,7 +181,7 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Queue<P, DEPTH, PAGES>
             let keep = if entry.op.changes() { usize::MAX } else { 0 };
             let stale = mem::take(&mut entry.stale);
             if let Some(buffer) = entry.buffer.as_mut().filter(|_| stale)
-                && !cfg!(ringfence_weaken = "xsa_396_blk_repeated")
+                && !weakened!("xsa_396_blk_repeated")
                 && buffer.renew(&self.platform, to, keep).is_err()
             {
                 entry.stale = true;

@@ -1,5 +1,6 @@
 //! Messages that others can provoke: so many at once, and then one each second (XSA-180).
 
+use ringfence_core::weakened;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -45,7 +46,7 @@ impl Rarely {
                 state.left = left;
                 Some(std::mem::take(&mut state.dropped))
             }
-            None if cfg!(ringfence_weaken = "xsa_180_cli") => Some(0),
+            None if weakened!("xsa_180_cli") => Some(0),
             None => {
                 state.dropped = state.dropped.saturating_add(1);
                 None

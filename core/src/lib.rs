@@ -7,6 +7,8 @@ pub mod ids;
 pub mod mem;
 pub mod platform;
 pub mod store;
+#[doc(hidden)]
+pub mod weaken;
 pub mod wire;
 pub mod words;
 pub mod xenbus;

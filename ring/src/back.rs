@@ -6,6 +6,7 @@ use crate::fault::{AttachError, PeerFault};
 use crate::layout::{Entries, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use crate::notify::{Armed, Notify};
 use crate::{Protocol, RingIndex, RingMem};
+use ringfence_core::weakened;
 use zerocopy::IntoBytes;
 
 /// The right, and the duty, to answer one request: neither `Copy` nor `Clone`, and [`Back::respond`] consumes it, so that a
@@ -86,7 +87,7 @@ impl<M: RingMem, P: Protocol> Back<M, P> {
         let rsp_prod = RingIndex::new(mem.load_u32(RSP_PROD));
         let req_prod = RingIndex::new(mem.load_u32(REQ_PROD));
         let size = entries.size();
-        if cfg!(ringfence_weaken = "xsa_39_back_attach") || req_prod.since(rsp_prod) <= size {
+        if weakened!("xsa_39_back_attach") || req_prod.since(rsp_prod) <= size {
             return Self::attach_at(mem, rsp_prod);
         }
         Err(AttachError::Indices {
@@ -169,14 +170,14 @@ impl<M: RingMem, P: Protocol> Back<M, P> {
         let req_prod = RingIndex::new(self.mem.load_u32(REQ_PROD));
         let claimed = req_prod.since(self.req_cons);
         let possible = self.size().wrapping_sub(self.open());
-        let plausible = if cfg!(ringfence_weaken = "cve_2010_4247_backwards") {
+        let plausible = if weakened!("cve_2010_4247_backwards") {
             // The header's own check, which an index behind req_cons passes.
             req_prod.since(self.rsp_prod_pvt) <= self.size()
         } else {
             claimed <= possible
         };
-        if cfg!(ringfence_weaken = "cve_2010_4247_back") || plausible {
-            self.req_seen = if cfg!(ringfence_weaken = "xsa_155_back_index") {
+        if weakened!("cve_2010_4247_back") || plausible {
+            self.req_seen = if weakened!("xsa_155_back_index") {
                 RingIndex::new(self.mem.load_u32(REQ_PROD))
             } else {
                 req_prod
@@ -208,7 +209,7 @@ impl<M: RingMem, P: Protocol> Back<M, P> {
         let index = self.req_cons;
         let offset = self.entries.offset(index);
         let mut request: P::Request = self.mem.read_value(offset);
-        if cfg!(ringfence_weaken = "xsa_155_back_slot") {
+        if weakened!("xsa_155_back_slot") {
             request = self.mem.read_value(offset);
         }
         self.req_cons = index.plus(1);
@@ -231,7 +232,7 @@ impl<M: RingMem, P: Protocol> Back<M, P> {
         }
         let offset = self.entries.offset(self.rsp_prod_pvt);
         let bytes = response.as_bytes();
-        if cfg!(ringfence_weaken = "xsa_216_padding") {
+        if weakened!("xsa_216_padding") {
             self.mem.write(offset, bytes);
         }
         for field in P::RESPONSE_FIELDS {

@@ -4,6 +4,7 @@
 //! distance greater than the ring is a fault (XSA-38, XSA-86). The peer's index is read once per call, ours never.
 
 use crate::{AttachError, PeerFault, RingIndex, RingMem};
+use ringfence_core::weakened;
 
 /// One direction of a byte ring: where its bytes and indices lie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,7 +60,7 @@ impl Lane {
     /// Bytes queued between the two indices.
     fn queued(&self, prod: RingIndex, cons: RingIndex) -> Result<u32, PeerFault> {
         let queued = prod.since(cons);
-        let most = if cfg!(ringfence_weaken = "xsa_38_full") {
+        let most = if weakened!("xsa_38_full") {
             self.size.wrapping_sub(1)
         } else {
             self.size
@@ -85,7 +86,7 @@ impl Lane {
         let prod = self.load(mem, self.prod);
         let cons = self.load(mem, self.cons);
         let queued = self.queued(prod, cons);
-        if !cfg!(ringfence_weaken = "xsa_38_attach") {
+        if !weakened!("xsa_38_attach") {
             queued?;
         }
         Ok((prod, cons))
@@ -135,7 +136,7 @@ impl<M: RingMem> ByteReader<M> {
         }
         let prod = self.lane.load(&self.mem, self.lane.prod);
         let queued = self.lane.queued(prod, self.cons);
-        if cfg!(ringfence_weaken = "xsa_38_reader") {
+        if weakened!("xsa_38_reader") {
             return Ok(prod.since(self.cons));
         }
         queued.inspect_err(|fault| self.fault = Some(*fault))
@@ -144,7 +145,7 @@ impl<M: RingMem> ByteReader<M> {
     /// Reads up to `dst.len()` bytes and says how many; ring the doorbell if more than 0, the writer may wait for room.
     pub fn read(&mut self, dst: &mut [u8]) -> Result<usize, PeerFault> {
         let queued = self.queued()? as usize;
-        let queued = if cfg!(ringfence_weaken = "xsa_38_double_read") {
+        let queued = if weakened!("xsa_38_double_read") {
             self.queued()? as usize
         } else {
             queued
@@ -202,10 +203,10 @@ impl<M: RingMem> ByteWriter<M> {
             return Err(fault);
         }
         let cons = self.lane.load(&self.mem, self.lane.cons);
-        if cfg!(ringfence_weaken = "xsa_86_own_index") {
+        if weakened!("xsa_86_own_index") {
             self.prod = self.lane.load(&self.mem, self.lane.prod);
         }
-        if cfg!(ringfence_weaken = "xsa_86_writer") {
+        if weakened!("xsa_86_writer") {
             return Ok(self.lane.size.wrapping_sub(self.prod.since(cons)));
         }
         match self.lane.queued(self.prod, cons) {

@@ -4,6 +4,7 @@ use crate::fault::{AttachError, Full, PeerFault};
 use crate::layout::{Entries, HEADER, PRIVATE, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use crate::notify::{Armed, Notify};
 use crate::{Protocol, RingIndex, RingMem};
+use ringfence_core::weakened;
 use zerocopy::IntoBytes;
 
 /// The frontend's end of a ring: requests out, responses in.
@@ -131,7 +132,7 @@ impl<M: RingMem, P: Protocol> Front<M, P> {
     #[inline]
     pub fn publish(&mut self) -> Notify {
         let new = self.req_prod_pvt;
-        let old = if cfg!(ringfence_weaken = "xsa_155_own_index") {
+        let old = if weakened!("xsa_155_own_index") {
             RingIndex::new(self.mem.load_u32(REQ_PROD))
         } else {
             self.req_prod
@@ -156,8 +157,8 @@ impl<M: RingMem, P: Protocol> Front<M, P> {
         let claimed = rsp_prod.since(self.rsp_cons);
         // `req_prod`, not `req_prod_pvt`: what the peer cannot have seen it cannot have answered.
         let possible = self.req_prod.since(self.rsp_cons);
-        if cfg!(ringfence_weaken = "xsa_376_front_index") || claimed <= possible {
-            self.rsp_seen = if cfg!(ringfence_weaken = "xsa_155_front_index") {
+        if weakened!("xsa_376_front_index") || claimed <= possible {
+            self.rsp_seen = if weakened!("xsa_155_front_index") {
                 RingIndex::new(self.mem.load_u32(RSP_PROD))
             } else {
                 rsp_prod
@@ -187,7 +188,7 @@ impl<M: RingMem, P: Protocol> Front<M, P> {
         }
         let offset = self.entries.offset(self.rsp_cons);
         let mut response: P::Response = self.mem.read_value(offset);
-        if cfg!(ringfence_weaken = "xsa_155_front_slot") {
+        if weakened!("xsa_155_front_slot") {
             response = self.mem.read_value(offset);
         }
         self.rsp_cons = self.rsp_cons.plus(1);

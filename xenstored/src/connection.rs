@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ringfence_core::DomId;
+use ringfence_core::weakened;
 use ringfence_core::wire::xs_wire::{Errno, Op, PAYLOAD_MAX, SockMsg};
 use zerocopy::FromBytes;
 
@@ -55,7 +56,7 @@ impl Connection {
                 None => size_of::<SockMsg>(),
                 Some(header) => {
                     let len = header.len as usize;
-                    if len > PAYLOAD_MAX && !cfg!(ringfence_weaken = "xsa_420") {
+                    if len > PAYLOAD_MAX && !weakened!("xsa_420") {
                         self.broken = true;
                         self.input = Vec::new();
                         break;
@@ -86,7 +87,7 @@ impl Connection {
     pub(crate) fn answer(&mut self, header: SockMsg, answer: Result<Vec<u8>, Errno>) {
         let to = |op, payload: &[&[u8]]| message(op, header.req_id, header.tx_id, payload);
         self.out.reply(match answer {
-            Ok(payload) if payload.len() <= PAYLOAD_MAX || cfg!(ringfence_weaken = "xsa_72") => {
+            Ok(payload) if payload.len() <= PAYLOAD_MAX || weakened!("xsa_72") => {
                 to(header.op, &[&payload])
             }
             Ok(_) => to(Op::ERROR, &[b"E2BIG\0"]),

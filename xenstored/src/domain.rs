@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ringfence_core::DomId;
+use ringfence_core::weakened;
 use ringfence_core::wire::xs_wire::Errno;
 
 use crate::connection::ConnId;
@@ -159,7 +160,7 @@ impl Store {
             domain.target.take_if(|target| target.domid == domid);
         }
         let mut changes = Vec::new();
-        if !cfg!(ringfence_weaken = "xsa_419") {
+        if !weakened!("xsa_419") {
             self.remove_nodes_of(domid, &mut changes);
         }
         if introduced {

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use ringfence_core::DomId;
+use ringfence_core::weakened;
 use ringfence_core::wire::xs_wire::{Op, SockMsg};
 
 use crate::connection::ConnId;
@@ -46,10 +47,7 @@ impl Store {
     pub(crate) fn transaction_started(&mut self, domid: DomId, conn: ConnId, tx: u32) {
         let now = self.now;
         let domain = self.domain_mut(domid);
-        if domain.conflicts < CONFLICTS
-            || domain.next_hold > now
-            || cfg!(ringfence_weaken = "xsa_206")
-        {
+        if domain.conflicts < CONFLICTS || domain.next_hold > now || weakened!("xsa_206") {
             return;
         }
         domain.next_hold = now.saturating_add(HOLD).saturating_add(PAUSE);

@@ -9,6 +9,7 @@ mod transactions;
 mod watches;
 
 use ringfence_core::DomId;
+use ringfence_core::weakened;
 use ringfence_core::wire::xs_wire::{Errno, Op, SockMsg};
 
 use crate::connection::ConnId;
@@ -105,9 +106,7 @@ impl Store {
         let Some((header, payload)) = connection.request() else {
             return false;
         };
-        if connection.out.replies() >= outstanding
-            && !cfg!(ringfence_weaken = "xsa_326_outstanding")
-        {
+        if connection.out.replies() >= outstanding && !weakened!("xsa_326_outstanding") {
             return false;
         }
         if connection.introducing.is_some() || self.must_wait(conn, header, payload) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use ringfence_core::weakened;
 use ringfence_core::wire::xs_wire::{Op, PAYLOAD_MAX, SockMsg};
 use zerocopy::IntoBytes;
 
@@ -88,13 +89,13 @@ impl Outgoing {
         token: &[u8],
         limit: usize,
     ) {
-        let full = self.pending.len() >= limit && !cfg!(ringfence_weaken = "xsa_326_events");
+        let full = self.pending.len() >= limit && !weakened!("xsa_326_events");
         let path = if full { root } else { path };
         if full {
             self.forget(watch);
         }
         let repeated = !self.pending.insert((watch, path.into()));
-        if repeated && !cfg!(ringfence_weaken = "xsa_326_coalescing") {
+        if repeated && !weakened!("xsa_326_coalescing") {
             return;
         }
         let bytes = message(
@@ -103,7 +104,7 @@ impl Outgoing {
             0,
             &[path.as_bytes(), b"\0", token, b"\0"],
         );
-        if bytes.len() > 16 + PAYLOAD_MAX && !cfg!(ringfence_weaken = "xsa_324") {
+        if bytes.len() > 16 + PAYLOAD_MAX && !weakened!("xsa_324") {
             self.pending.remove(&(watch, path.into()));
             return;
         }

@@ -1,6 +1,7 @@
 //! Paths as clients send them, and as the tree keeps them.
 
 use ringfence_core::DomId;
+use ringfence_core::weakened;
 use ringfence_core::wire::xs_wire::{ABS_PATH_MAX, Errno, REL_PATH_MAX};
 
 /// The special node that changes whenever a domain is introduced.
@@ -26,7 +27,7 @@ pub(crate) fn canonicalize(domid: DomId, sent: &[u8]) -> Result<String, Errno> {
         Some(_) if sent.len() > REL_PATH_MAX => return Err(Errno::Inval),
         Some(_) => format!("{}/{sent}", home(domid)),
     };
-    if path.len() > ABS_PATH_MAX && !cfg!(ringfence_weaken = "xsa_323") {
+    if path.len() > ABS_PATH_MAX && !weakened!("xsa_323") {
         return Err(Errno::Inval);
     }
     let valid =

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ringfence_core::DomId;
 use ringfence_core::store::{NodeAccess, Perm};
+use ringfence_core::weakened;
 use ringfence_core::wire::xs_wire::Errno;
 
 /// Which life of a domid: raised at each release, so that a permission set for one life never serves the next (XSA-322).
@@ -34,7 +35,7 @@ pub(crate) struct Identity {
 
 impl Identity {
     fn is(self, other: Self) -> bool {
-        let any_life = cfg!(ringfence_weaken = "xsa_322") && other.life != Life::NEVER;
+        let any_life = weakened!("xsa_322") && other.life != Life::NEVER;
         self.domid == other.domid && (self.life == other.life || any_life)
     }
 }

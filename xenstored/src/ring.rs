@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ringfence_core::mem::SharedMem;
 use ringfence_core::store::{Interest, Transport};
+use ringfence_core::weakened;
 use ringfence_core::wire::xs_wire::{
     CONNECTED, DomainInterface, ERROR_COMM, ERROR_NONE, ERROR_RINGIDX, FEATURE_ERROR,
     FEATURE_RECONNECTION, RECONNECT,
@@ -179,7 +180,7 @@ impl<M: SharedMem + Clone> RingServer<M> {
             }
             served.notify = true;
             bytes = bytes.saturating_add(taken).saturating_add(sent);
-            if bytes >= budget && !cfg!(ringfence_weaken = "store_budget") {
+            if bytes >= budget && !weakened!("store_budget") {
                 served.more = true;
                 return Ok(served);
             }

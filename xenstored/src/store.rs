@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use ringfence_core::DomId;
+use ringfence_core::weakened;
 use ringfence_core::wire::xs_wire::{ERROR_NONE, ERROR_PROTO};
 
 use crate::connection::{ConnId, Connection};
@@ -288,7 +289,7 @@ impl Store {
                 let permitted = self
                     .caller(conn)
                     .is_some_and(|caller| self.may_hear(&caller, change));
-                if permitted || cfg!(ringfence_weaken = "xsa_115_events") {
+                if permitted || weakened!("xsa_115_events") {
                     self.notify(id, &change.path);
                 }
             }

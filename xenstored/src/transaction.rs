@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ringfence_core::DomId;
+use ringfence_core::weakened;
 use ringfence_core::wire::xs_wire::Errno;
 
 use crate::perms::NodePerms;
@@ -77,7 +78,7 @@ impl Transaction {
         tree: &mut Tree,
         allowed: impl Fn(DomId, Owned) -> bool,
     ) -> Result<Vec<Change>, Errno> {
-        if !self.is_current(tree) && !cfg!(ringfence_weaken = "transaction_conflict") {
+        if !self.is_current(tree) && !weakened!("transaction_conflict") {
             return Err(Errno::Again);
         }
         let grown = self.owned.iter().filter(|(_, owned)| owned.nodes > 0);
@@ -116,7 +117,7 @@ impl View<'_> {
         if let Some(seen) = tx.seen.get(path) {
             return Ok(seen.now.clone());
         }
-        if tx.seen.len() >= self.tx_nodes && !cfg!(ringfence_weaken = "xsa_326_transaction_nodes") {
+        if tx.seen.len() >= self.tx_nodes && !weakened!("xsa_326_transaction_nodes") {
             return Err(Errno::NoSpc);
         }
         let node = self.tree.get(path).cloned();
@@ -185,7 +186,7 @@ impl View<'_> {
         let old = std::mem::replace(&mut seen.now, node.map(Arc::new));
         if let Some(old) = old {
             tx.bytes = tx.bytes.saturating_sub(old.value.len() as i64).max(0);
-            if !cfg!(ringfence_weaken = "xsa_421") {
+            if !weakened!("xsa_421") {
                 tx.count(&old, path, Owned::minus);
             }
         }

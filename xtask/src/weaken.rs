@@ -2,7 +2,6 @@
 
 mod list;
 mod sites;
-mod wrapper;
 
 use crate::counts::{Counts, target_dir};
 use crate::libtest::{Outcome, Results};
@@ -11,7 +10,6 @@ use crate::programs::{self, Program};
 use anyhow::{Context, Result, bail};
 use list::Weakening;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -38,17 +36,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     all.retain(|weakening| options.names.is_empty() || options.names.contains(&weakening.name));
     let start = Instant::now();
-    let groups: Vec<_> = all
-        .chunk_by(|a, b| a.name == b.name && a.package == b.package)
-        .collect();
-    let sites = sites::find()?;
-    let workshops = (0..workshops(groups.len())).map(|number| Workshop::new(number, &sites));
-    let workshops = workshops.collect::<Result<Vec<_>>>()?;
+    let checks = sites::find()?;
+    let programs = build(&all)?;
+    println!("built in {:.0} s", start.elapsed().as_secs_f32());
     let next = AtomicUsize::new(0);
+    let work = || try_all(&all, &checks, &programs, &next);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let mut counts = std::thread::scope(|scope| {
-        let work = |workshop: Workshop<'_>| workshop.try_all(&groups, &next);
-        let started: Vec<_> = (workshops.into_iter())
-            .map(|workshop| scope.spawn(move || work(workshop)))
+        let started: Vec<_> = (0..workers.min(all.len()))
+            .map(|_| scope.spawn(work))
             .collect();
         let mut counts = Counts::default();
         for one in started {
@@ -71,95 +67,85 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Most of the work is one crate after another, each on one processor; but every workshop has a target directory of its own.
-const WORKSHOPS_MAX: usize = 2;
+/// Which check a program of this build does without.
+const CHOICE: &str = "RINGFENCE_WEAKEN";
 
-/// How many workshops are worth while for so many weakenings.
-fn workshops(weakenings: usize) -> usize {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    processors.min(weakenings).clamp(1, WORKSHOPS_MAX)
-}
-
-/// Where weakened programs are built, one at a time.
-struct Workshop<'a> {
-    environment: Vec<(String, OsString)>,
-    sites: &'a BTreeMap<String, BTreeSet<String>>,
-}
-
-impl<'a> Workshop<'a> {
-    fn new(number: usize, sites: &'a BTreeMap<String, BTreeSet<String>>) -> Result<Self> {
-        let dir = target_dir()?.join(format!("weaken-{number}"));
-        let wrapper = wrapper::write(&dir)?;
-        let environment = vec![
-            ("RUSTC_WORKSPACE_WRAPPER".into(), wrapper.into()),
-            ("CARGO_TARGET_DIR".into(), dir.into()),
-            // Nobody debugs these programs, and linking them is most of the work.
-            ("CARGO_PROFILE_DEV_DEBUG".into(), "0".into()),
-        ];
-        Ok(Self { environment, sites })
+/// Builds all programs that the lines name, each once, with checks that can be taken away.
+fn build(all: &[Weakening]) -> Result<BTreeMap<(String, String), Program>> {
+    let environment = [
+        ("RUSTFLAGS".into(), "--cfg ringfence_weaken".into()),
+        (
+            "CARGO_TARGET_DIR".into(),
+            target_dir()?.join("weaken").into(),
+        ),
+        // Nobody debugs these programs.
+        ("CARGO_PROFILE_DEV_DEBUG".into(), "0".into()),
+    ];
+    let mut targets: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for weakening in all {
+        let of_package = targets.entry(&weakening.package).or_default();
+        of_package.insert(&weakening.target);
     }
-
-    /// Tries what no other workshop has begun, until nothing is left.
-    fn try_all(&self, groups: &[&[Weakening]], next: &AtomicUsize) -> Counts {
-        let mut counts = Counts::default();
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(group) = groups.get(number) else {
-                return counts;
-            };
-            let start = Instant::now();
-            let verdict = self.try_one(group);
-            let took = start.elapsed().as_secs_f32();
-            let name = &group[0].name;
-            let place = format!("[{}/{}] {name}", number + 1, groups.len());
-            match &verdict {
-                Ok(note) => println!("{place}: {note} ({took:.1} s)"),
-                Err(error) => println!("{place}: FAILED ({took:.1} s)\n    {error:#}"),
-            }
-            counts += Counts::one(verdict.is_ok());
-        }
-    }
-
-    /// Takes one check away and runs every target of its lines, which share name and package.
-    fn try_one(&self, group: &[Weakening]) -> Result<String> {
-        let [first, ..] = group else {
-            bail!("an empty group");
-        };
-        let packages = self.sites.get(&first.name);
-        let packages = packages.context("no source file has this check")?;
-        let mut environment = self.environment.clone();
-        environment.extend(
-            packages
-                .iter()
-                .map(|package| wrapper::variable(package, &first.name)),
-        );
-        let mut arguments = vec![format!("--package={}", first.package)];
-        for weakening in group {
-            arguments.push(match weakening.target.as_str() {
-                "lib" => "--lib".to_owned(),
-                target => format!("--test={target}"),
-            });
-        }
+    let mut built = BTreeMap::new();
+    for (package, targets) in targets {
+        let mut arguments = vec![format!("--package={package}")];
+        arguments.extend(targets.into_iter().map(|target| match target {
+            "lib" => "--lib".to_owned(),
+            target => format!("--test={target}"),
+        }));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let programs = programs::build(&arguments, &environment)?;
-        let mut notes = Vec::new();
-        for weakening in group {
-            let target = &weakening.target;
-            let program = programs.iter().find(|program| program.target == *target);
-            let program = program.with_context(|| format!("`{target}` builds no test program"))?;
-            let (red, hung) = red_tests(program, weakening)?;
-            weakening.judge(&red.all, &red.red)?;
-            notes.push(format!(
-                "{} of {} tests turn red",
-                red.red.len(),
-                red.all.len()
-            ));
-            if !hung.is_empty() {
-                notes.push(format!("red by hanging or dying: {}", hung.join(", ")));
-            }
+        for program in programs::build(&arguments, &environment)? {
+            built.insert((package.to_owned(), program.target.clone()), program);
         }
-        Ok(notes.join("; "))
     }
+    Ok(built)
+}
+
+/// Tries what nobody else has begun, until nothing is left.
+fn try_all(
+    all: &[Weakening],
+    checks: &BTreeSet<String>,
+    programs: &BTreeMap<(String, String), Program>,
+    next: &AtomicUsize,
+) -> Counts {
+    let mut counts = Counts::default();
+    loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let Some(weakening) = all.get(number) else {
+            return counts;
+        };
+        let start = Instant::now();
+        let verdict = try_one(weakening, checks, programs);
+        let took = start.elapsed().as_secs_f32();
+        let (name, target) = (&weakening.name, &weakening.target);
+        let place = format!("[{}/{}] {name} in {target}", number + 1, all.len());
+        match &verdict {
+            Ok(note) => println!("{place}: {note} ({took:.1} s)"),
+            Err(error) => println!("{place}: FAILED ({took:.1} s)\n    {error:#}"),
+        }
+        counts += Counts::one(verdict.is_ok());
+    }
+}
+
+/// Takes one check away from one program.
+fn try_one(
+    weakening: &Weakening,
+    checks: &BTreeSet<String>,
+    programs: &BTreeMap<(String, String), Program>,
+) -> Result<String> {
+    if !checks.contains(&weakening.name) {
+        bail!("no source file has this check");
+    }
+    let key = (weakening.package.clone(), weakening.target.clone());
+    let program = programs.get(&key);
+    let program = program.with_context(|| format!("`{}` builds no test program", key.1))?;
+    let (red, hung) = red_tests(program, weakening)?;
+    weakening.judge(&red.all, &red.red)?;
+    let mut note = format!("{} of {} tests turn red", red.red.len(), red.all.len());
+    if !hung.is_empty() {
+        note += &format!("; red by hanging or dying: {}", hung.join(", "));
+    }
+    Ok(note)
 }
 
 struct Red {
@@ -169,14 +155,19 @@ struct Red {
 
 /// Every test of the program, those that fail, and which of them did so by hanging or by taking the program down.
 fn red_tests(program: &Program, weakening: &Weakening) -> Result<(Red, Vec<String>)> {
-    let listed = process::output_of(program.command().args(["--list", "--format=terse"]))?;
+    let command = || {
+        let mut command = program.command();
+        command.env(CHOICE, &weakening.name);
+        command
+    };
+    let listed = process::output_of(command().args(["--list", "--format=terse"]))?;
     let all: BTreeSet<String> = listed
         .lines()
         .filter_map(|line| line.strip_suffix(": test"))
         .map(str::to_owned)
         .collect();
     weakening.check_names(&all)?;
-    let ended = process::watch(&mut program.command(), PROGRAM_LIMIT)?;
+    let ended = process::watch(&mut command(), PROGRAM_LIMIT)?;
     let results = Results::parse(&ended.output);
     let mut red = BTreeSet::new();
     let mut hung = Vec::new();
@@ -188,7 +179,7 @@ fn red_tests(program: &Program, weakening: &Weakening) -> Result<(Red, Vec<Strin
             }
             // It hung or died, or another one did before its turn came.
             None => {
-                let alone = process::watch(program.command().args(["--exact", test]), TEST_LIMIT)?;
+                let alone = process::watch(command().args(["--exact", test]), TEST_LIMIT)?;
                 if !alone.status.is_some_and(|status| status.success()) {
                     hung.push(test.clone());
                     red.insert(test.clone());

@@ -1,6 +1,7 @@
 //! From the disk to the ring.
 
 use ringfence_core::platform::{Channel, Platform, PlatformError};
+use ringfence_core::weakened;
 use ringfence_core::wire::blkif::Status;
 
 use super::{Engine, OWN_FLUSH, OwnFlush};
@@ -104,7 +105,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         let answered = u64::try_from(self.answered.len()).unwrap_or(0);
         self.stats.add_to_ring(self.queue, ANSWERED, answered);
         self.journal.publish(old, new);
-        if cfg!(ringfence_weaken = "journal_clear_first") {
+        if weakened!("journal_clear_first") {
             self.answered.drain(..).for_each(|entry| {
                 let number = entry.number();
                 self.journal.clear(entry);

@@ -17,6 +17,7 @@ use alloc::vec::Vec;
 
 use ringfence_core::ids::DomId;
 use ringfence_core::platform::{Access, Platform};
+use ringfence_core::weakened;
 use ringfence_core::wire::blkif::{Abi, MAX_SEGMENTS_PER_REQUEST};
 use ringfence_ring::Armed;
 
@@ -396,7 +397,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         answered = answered.saturating_add(self.finish());
         self.advance();
         self.publish()?;
-        if cfg!(ringfence_weaken = "journal_late_commit") {
+        if weakened!("journal_late_commit") {
             self.journal.commit(self.ring.req_cons());
         }
         let waits = !self.replays.is_empty() && self.table.in_flight() == 0;

@@ -4,6 +4,7 @@ use alloc::collections::VecDeque;
 
 use ringfence_core::ids::DomId;
 use ringfence_core::platform::{Channel, Platform};
+use ringfence_core::weakened;
 use ringfence_core::wire::blkif::RequestNative;
 use ringfence_ring as ring;
 
@@ -115,7 +116,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         let Some((slot, own)) = self.reclaim(entry) else {
             return;
         };
-        if entry.crashes >= POISON && !cfg!(ringfence_weaken = "journal_poison") {
+        if entry.crashes >= POISON && !weakened!("journal_poison") {
             let why = Refusal::Poisoned(entry.crashes);
             let ticket = ticket(slot, own, &entry.request, Runs::new(), self.taken_at);
             self.refused.push((ticket, why));
@@ -157,7 +158,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             let Some(next) = self.replays.waiting.front() else {
                 return;
             };
-            let suspect = next.suspect && !cfg!(ringfence_weaken = "journal_suspect");
+            let suspect = next.suspect && !weakened!("journal_suspect");
             if suspect && self.is_at_work() {
                 return;
             }

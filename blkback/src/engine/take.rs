@@ -1,6 +1,7 @@
 //! From the ring to the disk.
 
 use ringfence_core::platform::Platform;
+use ringfence_core::weakened;
 use ringfence_core::wire::blkif::RequestNative;
 use ringfence_ring::{PeerFault, Slot};
 
@@ -49,7 +50,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             taken = taken.saturating_add(1);
         }
         if taken > 0 {
-            if !cfg!(ringfence_weaken = "journal_late_commit") {
+            if !weakened!("journal_late_commit") {
                 self.journal.commit(self.ring.req_cons());
             }
             self.stats.requests.add(u64::from(taken));

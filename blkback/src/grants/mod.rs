@@ -5,6 +5,7 @@ pub mod persistent;
 use heapless::Vec;
 use ringfence_core::ids::DomId;
 use ringfence_core::platform::{GrantCopy, GrantStatus, Platform};
+use ringfence_core::weakened;
 use ringfence_core::wire::blkif::MAX_SEGMENTS_PER_REQUEST;
 
 use self::persistent::Persistent;
@@ -119,16 +120,15 @@ pub(crate) fn copy<P: Platform>(
         for request in chunk.iter_mut().filter(|request| request.takes_part(which)) {
             let mut outcome = match result {
                 Ok(()) => Ok(()),
-                Err(_) if cfg!(ringfence_weaken = "blk_grant_copy_error") => Ok(()),
+                Err(_) if weakened!("blk_grant_copy_error") => Ok(()),
                 Err(error) => Err(error.into()),
             };
             // All of this request's statuses are consumed, also behind a bad one.
             let pages = statuses.by_ref().take(request.ticket.runs.len());
             for (index, status) in pages.enumerate() {
                 // After a failed call no status means anything, whatever it says.
-                let unchecked = cfg!(ringfence_weaken = "blk_grant_copy_error") && result.is_err();
-                let okay =
-                    unchecked || cfg!(ringfence_weaken = "blk_grant_status") || status.is_okay();
+                let unchecked = weakened!("blk_grant_copy_error") && result.is_err();
+                let okay = unchecked || weakened!("blk_grant_status") || status.is_okay();
                 if !okay && outcome.is_ok() {
                     outcome = Err(Refusal::Grant {
                         index,

@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use ringfence_core::SharedMem;
 use ringfence_core::ids::{DomId, GrantRef};
 use ringfence_core::platform::{Access, Platform};
+use ringfence_core::weakened;
 
 use super::{Copy, Staged};
 use crate::stats::Stats;
@@ -39,7 +40,7 @@ impl Budget {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
                 left.checked_sub(1)
             });
-        if taken.is_err() && !cfg!(ringfence_weaken = "blk_mapping_budget") {
+        if taken.is_err() && !weakened!("blk_mapping_budget") {
             return None;
         }
         Some(Permit(Arc::clone(self)))
@@ -109,7 +110,7 @@ impl<M: SharedMem> Persistent<M> {
         gref: GrantRef,
         stats: &Stats,
     ) -> Option<usize> {
-        let full = self.pages.len() >= self.limit && !cfg!(ringfence_weaken = "blk_mapping_limit");
+        let full = self.pages.len() >= self.limit && !weakened!("blk_mapping_limit");
         let permit = match full {
             true => None,
             false => self.budget.take(),

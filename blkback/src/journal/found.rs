@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use ringfence_core::Words;
+use ringfence_core::weakened;
 use ringfence_core::wire::blkif::{RequestNative, Status};
 use ringfence_ring::RingIndex;
 use zerocopy::transmute;
@@ -75,7 +76,7 @@ impl Found {
             return Err(JournalError::Publish { old, new, size });
         }
         let shown = rsp_prod == old || rsp_prod == new;
-        if !(shown || cfg!(ringfence_weaken = "journal_response_index")) {
+        if !(shown || weakened!("journal_response_index")) {
             return Err(JournalError::ResponseIndex { rsp_prod, old, new });
         }
         let mut plan = Plan::default();
@@ -144,7 +145,7 @@ impl Found {
             Some((answer, _)) if answer.since(rsp_prod) < size => plan.republish.push(*entry),
             Some((answer, _)) if rsp_prod.since(answer) <= size => {
                 // The frontend has its answer, and may have used the number and the pages again.
-                if cfg!(ringfence_weaken = "journal_stale") {
+                if weakened!("journal_stale") {
                     plan.replay.push(*entry);
                 } else {
                     plan.stale.push(number);

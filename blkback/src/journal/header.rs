@@ -2,6 +2,7 @@
 
 use ringfence_core::Words;
 use ringfence_core::ids::{DomId, EvtchnPort, GrantRef};
+use ringfence_core::weakened;
 use ringfence_ring::RingIndex;
 
 use super::error::JournalError;
@@ -53,7 +54,7 @@ pub fn is_flush_lost<W: Words + ?Sized>(words: &W) -> bool {
 
 /// Whether the last process was killed from outside: what it was doing is not to blame for that.
 pub fn was_killed<W: Words + ?Sized>(words: &W) -> bool {
-    words.load(AT_KILLED) != 0 && !cfg!(ringfence_weaken = "journal_killed")
+    words.load(AT_KILLED) != 0 && !weakened!("journal_killed")
 }
 
 /// Counts one more recovery that is begun. Gives how many were begun before it without one that ended.

@@ -1,6 +1,7 @@
 //! The journal of one queue, over words that outlive the process.
 
 use ringfence_core::Words;
+use ringfence_core::weakened;
 use ringfence_core::wire::blkif::{RequestNative, Status};
 use ringfence_ring::RingIndex;
 use zerocopy::transmute;
@@ -64,7 +65,7 @@ impl<W: Words> Journal for Queue<W> {
     }
 
     fn commit(&mut self, req_cons: RingIndex) {
-        if cfg!(ringfence_weaken = "journal_commit") {
+        if weakened!("journal_commit") {
             return;
         }
         self.words
@@ -84,7 +85,7 @@ impl<W: Words> Journal for Queue<W> {
     }
 
     fn answer(&mut self, slot: &Slot, rsp: RingIndex, status: Status) {
-        if cfg!(ringfence_weaken = "journal_answer") {
+        if weakened!("journal_answer") {
             return;
         }
         let status = u64::from(status.0.cast_unsigned());
@@ -95,7 +96,7 @@ impl<W: Words> Journal for Queue<W> {
     }
 
     fn publish(&mut self, old: RingIndex, new: RingIndex) {
-        if cfg!(ringfence_weaken = "journal_publish") {
+        if weakened!("journal_publish") {
             return;
         }
         self.words

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use ringfence_core::ids::{EvtchnPort, GrantRef};
 use ringfence_core::store::{Store, StoreExt, Tx, join};
+use ringfence_core::weakened;
 use ringfence_core::wire::blkif::{Abi, MAX_RING_PAGE_ORDER};
 
 use super::{MAX_QUEUES, NegotiateError, Offer, QueueError};
@@ -95,7 +96,7 @@ fn read_abi<S: Store>(store: &mut S, dir: &str) -> Result<Abi, NegotiateError> {
     let protocol = store.read_opt::<heapless::String<32>>(Tx::NONE, dir, "protocol")?;
     match (Abi::of_protocol(protocol.as_deref()), protocol) {
         (Some(abi), _) => Ok(abi),
-        (None, Some(protocol)) if !cfg!(ringfence_weaken = "blk_protocol") => {
+        (None, Some(protocol)) if !weakened!("blk_protocol") => {
             Err(NegotiateError::Protocol(protocol))
         }
         (None, _) => Ok(Abi::Native),
@@ -112,7 +113,7 @@ fn read_names<S: Store>(
     let pages = 1u32.checked_shl(max).unwrap_or(1);
     // That the node is there, even as 0, selects the names of the others (Linux, QEMU).
     let order = match store.read_opt::<u32>(Tx::NONE, dir, "ring-page-order")? {
-        Some(order) if order > max && cfg!(ringfence_weaken = "blk_ring_page_order") => 0,
+        Some(order) if order > max && weakened!("blk_ring_page_order") => 0,
         Some(order) if order > max => return Err(NegotiateError::RingPageOrder { order, max }),
         Some(order) => order,
         // Its older name, which counts pages; with one page the node was plain (FreeBSD).
@@ -138,7 +139,7 @@ fn read_count<S: Store>(store: &mut S, dir: &str, offer: &Offer) -> Result<u16, 
         .unwrap_or(1);
     match u16::try_from(queues) {
         Ok(count) if (1..=max).contains(&count) => Ok(count),
-        _ if cfg!(ringfence_weaken = "blk_num_queues") => Ok(1),
+        _ if weakened!("blk_num_queues") => Ok(1),
         _ => Err(NegotiateError::Queues { queues, max }),
     }
 }

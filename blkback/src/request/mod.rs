@@ -5,6 +5,7 @@ mod segments;
 pub use segments::{Run, Runs, Transfer, parse_indirect};
 
 use ringfence_core::ids::{GrantRef, RequestId, Sector, SectorCount};
+use ringfence_core::weakened;
 use ringfence_core::wire::blkif::{
     DISCARD_SECURE, MAX_INDIRECT_PAGES_PER_REQUEST, MAX_INDIRECT_SEGMENTS, Op as WireOp,
     RequestNative, SectorUnits, indirect_pages,
@@ -126,7 +127,7 @@ pub fn parse(
 }
 
 fn writable(disk: &Geometry, operation: WireOp) -> Result<(), Refusal> {
-    if cfg!(ringfence_weaken = "blk_read_only") || !disk.read_only {
+    if weakened!("blk_read_only") || !disk.read_only {
         return Ok(());
     }
     Err(Refusal::ReadOnly(operation))
@@ -137,7 +138,7 @@ fn counted(field: &'static str, value: u64, units: SectorUnits) -> Result<u64, R
     let unit = units.position_unit();
     match units.in_sectors(value) {
         Some(sectors) => Ok(sectors),
-        None if cfg!(ringfence_weaken = "blk_sector_units") => Ok(value.wrapping_mul(unit)),
+        None if weakened!("blk_sector_units") => Ok(value.wrapping_mul(unit)),
         None => Err(Refusal::Units { field, value, unit }),
     }
 }
@@ -155,7 +156,7 @@ fn discard(request: &RequestNative, disk: &Geometry, units: SectorUnits) -> Resu
     let discard = request.discard();
     // A flag that nobody defined may ask for more than we would do.
     let known = discard.flag & !DISCARD_SECURE == 0;
-    if !(known || cfg!(ringfence_weaken = "blk_discard_flag")) {
+    if !(known || weakened!("blk_discard_flag")) {
         return Err(Refusal::DiscardFlag(discard.flag));
     }
     let sector = start(discard.sector_number, units)?;
@@ -179,7 +180,7 @@ fn indirect(
     let write = match request.indirect_op {
         WireOp::READ => false,
         WireOp::WRITE => true,
-        _ if cfg!(ringfence_weaken = "blk_indirect_op") => true,
+        _ if weakened!("blk_indirect_op") => true,
         other => return Err(Refusal::IndirectOperation(other)),
     };
     if write {
@@ -188,7 +189,7 @@ fn indirect(
     let segments = request.nr_segments;
     let most = usize::from(most).min(MAX_INDIRECT_SEGMENTS);
     let fits = (1..=most).contains(&usize::from(segments));
-    if !(fits || cfg!(ringfence_weaken = "blk_indirect_segments")) {
+    if !(fits || weakened!("blk_indirect_segments")) {
         return Err(Refusal::Segments(segments));
     }
     if indirect_pages(segments) > MAX_INDIRECT_PAGES_PER_REQUEST {

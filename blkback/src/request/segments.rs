@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::ops::Deref;
 
 use ringfence_core::ids::{GrantRef, Sector, SectorCount};
+use ringfence_core::weakened;
 use ringfence_core::wire::blkif::{
     MAX_SEGMENTS_PER_REQUEST, RequestNative, SEGMENTS_PER_INDIRECT_PAGE, SectorUnits, Segment,
 };
@@ -89,7 +90,7 @@ pub(super) fn transfer(
     let refused = || Refusal::Segments(request.nr_segments.into());
     let segments = match request.seg.get(..usize::from(request.nr_segments)) {
         Some(segments) if !segments.is_empty() => segments,
-        _ if cfg!(ringfence_weaken = "blk_nr_segments") => &request.seg,
+        _ if weakened!("blk_nr_segments") => &request.seg,
         _ => return Err(refused()),
     };
     let mut runs = heapless::Vec::new();
@@ -130,7 +131,7 @@ fn run(
 ) -> Result<Run, Refusal> {
     let (first, last) = (segment.first_sect, segment.last_sect);
     let inside = first <= last && last < units.per_page();
-    if !(cfg!(ringfence_weaken = "blk_segment_in_page") || inside) {
+    if !(weakened!("blk_segment_in_page") || inside) {
         return Err(Refusal::Segment { index, first, last });
     }
     let unit = units.segment_unit();

@@ -1,5 +1,6 @@
 //! What the threads of one process have in common: which of them has which device, and whether one must be alone.
 
+use ringfence_core::weakened;
 use std::num::NonZero;
 use std::sync::Arc;
 
@@ -84,7 +85,7 @@ impl Part {
     /// What this thread may do, of which the requests of one ring may have to be alone.
     pub(super) fn allowed(&mut self, alone: Option<RingId>) -> Allowed {
         let quiet = &self.crew.quiet;
-        if cfg!(ringfence_weaken = "blk_alone_threads") {
+        if weakened!("blk_alone_threads") {
             return alone.map_or(Allowed::All, Allowed::Only);
         }
         if let Some(ring) = alone {

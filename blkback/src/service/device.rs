@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use ringfence_core::platform::Platform;
 use ringfence_core::store::{FieldError, Store, StoreError, StoreExt, StorePath, Tx};
+use ringfence_core::weakened;
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::xenbus::{BackAction, BackView, BackWish, Class, Held, Peer, back, paths};
 
@@ -466,7 +467,7 @@ impl<'p, P: Platform> Device<'p, P> {
     /// Says something that the guest can provoke: so many times and no more (XSA-43, XSA-180).
     pub(super) fn warn(&mut self, text: core::fmt::Arguments<'_>) {
         let left = self.messages.checked_sub(1);
-        let weak = cfg!(ringfence_weaken = "xsa_180_blkback").then_some(MESSAGES);
+        let weak = weakened!("xsa_180_blkback").then_some(MESSAGES);
         let Some(left) = left.or(weak) else {
             return;
         };

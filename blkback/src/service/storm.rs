@@ -2,6 +2,7 @@
 //! while all other devices go on.
 
 use core::time::Duration;
+use ringfence_core::weakened;
 
 /// Events without work that cost nothing: the one that binding leaves pending, and one that crossed our look at the ring.
 const FREE: u32 = 2;
@@ -33,7 +34,7 @@ impl Storm {
         }
         self.idle_events = self.idle_events.saturating_add(1);
         let beyond = self.idle_events.checked_sub(FREE)?.checked_sub(1)?;
-        if cfg!(ringfence_weaken = "xsa_332_blkback") {
+        if weakened!("xsa_332_blkback") {
             return None;
         }
         let factor = 1u32.checked_shl(beyond.min(31)).unwrap_or(u32::MAX);

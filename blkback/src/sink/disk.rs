@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use ringfence_core::ids::{Sector, SectorCount};
+use ringfence_core::weakened;
 use ringfence_core::wire::blkif::{Convention, Op, SectorUnits};
 use thiserror::Error;
 
@@ -163,7 +164,7 @@ impl Disk {
     }
 
     fn check_writable(&self, op: Op) -> Result<(), Refusal> {
-        if self.geometry.read_only && !cfg!(ringfence_weaken = "blk_read_only") {
+        if self.geometry.read_only && !weakened!("blk_read_only") {
             return Err(Refusal::ReadOnly(op));
         }
         Ok(())

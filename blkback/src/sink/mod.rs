@@ -74,6 +74,7 @@ pub use uring::{Uring, UringFile};
 use crate::buffer::Buffer;
 use crate::error::{IoError, Refusal};
 use ringfence_core::ids::{Sector, SectorCount};
+use ringfence_core::weakened;
 use ringfence_core::wire::blkif::Op;
 
 /// What a disk is like. Fixed while it is open, but for the size: see [`DiskIo::refresh`].
@@ -152,14 +153,14 @@ impl Geometry {
 
     /// Checks that the disk has these sectors and that they are whole logical ones.
     pub fn check(&self, sector: Sector, count: SectorCount) -> Result<(), Refusal> {
-        let inside = if cfg!(ringfence_weaken = "blk_lba_overflow") {
+        let inside = if weakened!("blk_lba_overflow") {
             sector.get().wrapping_add(count.get()) <= self.sectors.get()
         } else {
             sector
                 .end(count)
                 .is_some_and(|end| end <= Sector::new(self.sectors.get()))
         };
-        if !(cfg!(ringfence_weaken = "blk_lba_range") || inside) {
+        if !(weakened!("blk_lba_range") || inside) {
             return Err(Refusal::Range {
                 sector: sector.get(),
                 count: count.get(),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use ringfence_core::weakened;
 use ringfence_core::{DomId, EvtchnPort};
 use ringfence_xenstored::ring::{RingError, RingServer};
 use ringfence_xenstored::{ConnId, Store};
@@ -216,7 +217,7 @@ impl<H: Host> Ring<H> {
         self.port.inspect(|port| host.notify(*port));
         self.faults = self.faults.saturating_add(1);
         // The domain can do this as often as it likes.
-        if self.faults.is_power_of_two() || cfg!(ringfence_weaken = "xsa_180_xenstored") {
+        if self.faults.is_power_of_two() || weakened!("xsa_180_xenstored") {
             tracing::warn!(
                 faults = self.faults,
                 "domain {domid} is served no more until it asks for a new start: {error}"

@@ -1,6 +1,7 @@
 //! Event channels of the 2-level layout, which the guest looks at instead of being called.
 
 use ringfence_core::platform::{self, EvtchnError, PlatformError};
+use ringfence_core::weakened;
 use ringfence_core::wire::event_channel::{AllocUnbound, BindInterdomain, Op, Port};
 use ringfence_core::{DomId, EvtchnPort};
 
@@ -99,7 +100,7 @@ impl Drop for Channel {
         if !self.is_open() {
             return;
         }
-        let late = cfg!(ringfence_weaken = "cve_2024_26687_guest");
+        let late = weakened!("cve_2024_26687_guest");
         // While the port is ours: once it is closed its number may be somebody else's, and so is an event that is pending then
         // (CVE-2024-26687). What comes between the two Xen drops itself.
         if !late {

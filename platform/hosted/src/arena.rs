@@ -14,6 +14,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use ringfence_core::GrantRef;
 use ringfence_core::PAGE;
 use ringfence_core::platform::Access;
+use ringfence_core::weakened;
 use ringfence_mem::RawPages;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 
@@ -150,11 +151,7 @@ pub(crate) struct Pool {
 
 /// Pages in quarantine that one [`Pool::take`] looks at: the peer decides how many there are, and must not decide how long it
 /// takes (CVE-2023-54081).
-const LOOKS: usize = if cfg!(ringfence_weaken = "cve_2023_54081_hosted") {
-    usize::MAX
-} else {
-    64
-};
+const LOOKS: usize = 64;
 
 impl Pool {
     /// The pages that a table says nothing about.
@@ -181,7 +178,9 @@ impl Pool {
 
     /// A page that nobody uses.
     pub(crate) fn take(&mut self, table: Table<'_>) -> Option<u32> {
-        for _ in 0..self.quarantine.len().min(LOOKS) {
+        let all = weakened!("cve_2023_54081_hosted");
+        let looks = if all { usize::MAX } else { LOOKS };
+        for _ in 0..self.quarantine.len().min(looks) {
             let Some(index) = self.quarantine.pop_front() else {
                 break;
             };

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ringfence_core::platform::PlatformError;
+use ringfence_core::weakened;
 use rustix::net::{RecvFlags, SendFlags};
 use serde::{Deserialize, Serialize};
 
@@ -130,7 +131,7 @@ impl Link {
 
     /// Closes a port. Never blocks: when the socket is full, the next call says it.
     pub(crate) fn close_port(&self, port: u32) {
-        let _one = cfg!(ringfence_weaken = "xsa_441_hosted").then(|| lock(&self.calls));
+        let _one = weakened!("xsa_441_hosted").then(|| lock(&self.calls));
         let close = Request::Close { port };
         if self.send(&close, SendFlags::DONTWAIT).is_err() {
             lock(&self.unsent).push(port);

@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringfence_core::platform::{Access, GrantCopy, GrantError, GrantStatus, Local, PlatformError};
+use ringfence_core::weakened;
 use ringfence_core::{DomId, GrantRef, PAGE, SharedMem};
 use ringfence_mem::RawPages;
 use rustix::mm::{MapFlags, ProtFlags};
@@ -206,7 +207,7 @@ impl Arenas {
 fn copy_one(pair: &Pair, op: &mut GrantCopy<'_>) -> GrantStatus {
     let offset = usize::from(op.offset);
     let fits = offset.checked_add(op.len()).is_some_and(|end| end <= PAGE);
-    if !fits && !cfg!(ringfence_weaken = "grant_table_hosted_bounds") {
+    if !fits && !weakened!("grant_table_hosted_bounds") {
         return GrantStatus::BAD_COPY_ARG;
     }
     let Some(index) = pair.index(op.gref) else {

@@ -11,6 +11,7 @@
 
 use ringfence_core::PAGE;
 use ringfence_core::platform::{Access, GrantStatus};
+use ringfence_core::weakened;
 use ringfence_mem::RawPages;
 
 /// Bytes of an arena: 64 MiB, of which only what is used takes memory.
@@ -78,7 +79,7 @@ impl<E: Entries> Table<'_, E> {
             match self.0.replace(index, old, new) {
                 Ok(()) => return Ok(()),
                 // What somebody else did meanwhile is lost then.
-                Err(now) if cfg!(ringfence_weaken = "xsa_406_hosted") => {
+                Err(now) if weakened!("xsa_406_hosted") => {
                     let _ = self.0.replace(index, now, new);
                     return Ok(());
                 }
@@ -131,7 +132,7 @@ impl<E: Entries> Table<'_, E> {
             if old & mask == mask {
                 return Err(GrantStatus::NO_SPACE);
             }
-            Ok(if cfg!(ringfence_weaken = "grant_table_hosted_uses") {
+            Ok(if weakened!("grant_table_hosted_uses") {
                 old | one
             } else {
                 old + one

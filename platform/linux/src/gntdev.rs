@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use ringfence_core::platform::{Access, GrantCopy, GrantError, GrantStatus, PlatformError};
+use ringfence_core::weakened;
 use ringfence_core::{DomId, EvtchnPort, GrantRef, PAGE, SharedMem};
 use ringfence_mem::RawPages;
 use rustix::io::Errno;
@@ -87,7 +88,7 @@ impl Gntdev {
             let null = std::ptr::null_mut();
             rustix::mm::mmap(null, len, protection, MapFlags::SHARED, &*self.0, index)
         };
-        if cfg!(ringfence_weaken = "cve_2022_50257_linux") && base.is_err() {
+        if weakened!("cve_2022_50257_linux") && base.is_err() {
             std::mem::forget(grants);
             return Err(Errno::NOMEM);
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ringfence_core::platform::{Channel, EvtchnError, PlatformError};
+use ringfence_core::weakened;
 use ringfence_core::{DomId, EvtchnPort};
 
 use crate::domain::Sim;
@@ -40,7 +41,7 @@ struct Port {
 impl Port {
     /// Whether this domain may bind it.
     fn is_for(&self, domid: DomId) -> bool {
-        let any = cfg!(ringfence_weaken = "evtchn_sim_peer");
+        let any = weakened!("evtchn_sim_peer");
         matches!(self.link, Link::Unbound(who) if who == domid || any)
     }
 }
@@ -95,8 +96,7 @@ impl State {
     fn port_mut(&mut self, id: PortId) -> Option<&mut Port> {
         let port = self.domains.get_mut(&id.domid)?.ports.get_mut(id.port)?;
         // A late event for a port that was closed, and maybe opened anew by somebody else, is nobody's (XSA-331).
-        let same =
-            cfg!(ringfence_weaken = "xsa_331_sim_late_event") || port.generation == id.generation;
+        let same = weakened!("xsa_331_sim_late_event") || port.generation == id.generation;
         same.then_some(port)
     }
 
@@ -171,7 +171,7 @@ impl State {
             _ => return Err(refused),
         };
         // A bind that fails changes nothing (XSA-496).
-        if cfg!(ringfence_weaken = "xsa_496_sim")
+        if weakened!("xsa_496_sim")
             && let Some(port) = self.port_mut(theirs)
         {
             port.link = Link::Bound(theirs);

@@ -7,6 +7,7 @@ use ringfence_core::mem::{PAGE, SharedMem};
 use ringfence_core::platform::{
     Access, GrantCopy, GrantError, GrantStatus, Granted, Local, PlatformError,
 };
+use ringfence_core::weakened;
 use ringfence_core::{DomId, GrantRef};
 
 use crate::domain::Sim;
@@ -94,7 +95,7 @@ impl State {
                 Ok(page) => {
                     mapped.push(page);
                     // Only the last status is remembered then.
-                    if cfg!(ringfence_weaken = "xsa_361_sim_statuses") {
+                    if weakened!("xsa_361_sim_statuses") {
                         refused = None;
                     }
                 }
@@ -113,7 +114,7 @@ impl State {
         match refused {
             None => Ok(mapped),
             Some(error) => {
-                if !cfg!(ringfence_weaken = "xsa_361_sim_unmap") {
+                if !weakened!("xsa_361_sim_unmap") {
                     self.unmap(process, &mapped);
                 }
                 Err(error)
@@ -162,7 +163,7 @@ impl State {
                 Ok(()) => GrantStatus::OKAY,
                 Err(status) => status,
             };
-            if cfg!(ringfence_weaken = "xsa_361_sim_copy") && !op.status.is_okay() {
+            if weakened!("xsa_361_sim_copy") && !op.status.is_okay() {
                 break;
             }
         }
@@ -181,7 +182,7 @@ impl State {
         let offset = usize::from(op.offset);
         let len = op.len();
         let fits = len <= PAGE && offset <= PAGE - len;
-        if !fits && !cfg!(ringfence_weaken = "grant_table_sim_bounds") {
+        if !fits && !weakened!("grant_table_sim_bounds") {
             return Err(GrantStatus::BAD_COPY_ARG);
         }
         let access = match op.local {
@@ -292,7 +293,7 @@ impl SimMapping {
 impl Drop for SimMapping {
     fn drop(&mut self) {
         let mut state = self.sim.state();
-        let weak = cfg!(ringfence_weaken = "grant_table_sim_old_handle");
+        let weak = weakened!("grant_table_sim_old_handle");
         if dead(&self.sim.process).is_none() || weak {
             state.unmap(&self.sim.process, &self.pages);
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ringfence_core::platform::GrantStatus;
+use ringfence_core::weakened;
 
 use crate::table::Grant;
 
@@ -29,7 +30,7 @@ impl MapTrack {
     /// Enters a mapping and returns its handle.
     pub(crate) fn enter(&mut self, grant: Arc<Grant>) -> Result<u32, GrantStatus> {
         let full = self.len() >= self.limit as usize;
-        if full && !cfg!(ringfence_weaken = "grant_table_sim_maps") {
+        if full && !weakened!("grant_table_sim_maps") {
             return Err(GrantStatus::NO_SPACE);
         }
         let handle = match self.free.pop() {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ringfence_core::platform::{Access, GrantStatus};
+use ringfence_core::weakened;
 use ringfence_core::{DomId, GrantRef};
 
 use crate::memory::Page;
@@ -48,7 +49,7 @@ impl Grant {
 
     /// Ends the access unless the peer has the page mapped: one step, as the compare-and-exchange on a real entry's flags.
     pub(crate) fn try_end(&self) -> Result<(), GrantStatus> {
-        if cfg!(ringfence_weaken = "xsa_396_sim_revoke") || self.pins() == 0 {
+        if weakened!("xsa_396_sim_revoke") || self.pins() == 0 {
             self.live.store(false, Ordering::Relaxed);
             Ok(())
         } else {
@@ -101,7 +102,7 @@ impl Table {
         let Some(page) = self.pool.pop() else {
             return Page::zeroed();
         };
-        if !cfg!(ringfence_weaken = "xsa_403_sim_zero") {
+        if !weakened!("xsa_403_sim_zero") {
             page.zero();
         }
         page
@@ -171,7 +172,7 @@ impl Table {
         };
         let allowed = wanted == Access::ReadOnly
             || grant.access == Access::ReadWrite
-            || cfg!(ringfence_weaken = "grant_table_sim_read_only");
+            || weakened!("grant_table_sim_read_only");
         if grant.peer != by || !allowed {
             return Err(GrantStatus::GENERAL_ERROR);
         }
@@ -183,7 +184,7 @@ impl Table {
         let Some(entry) = self.get_mut(gref) else {
             return;
         };
-        if cfg!(ringfence_weaken = "xsa_396_sim_quarantine") || entry.grant.pins() == 0 {
+        if weakened!("xsa_396_sim_quarantine") || entry.grant.pins() == 0 {
             self.free(gref);
         } else {
             entry.holder = Holder::Quarantine;

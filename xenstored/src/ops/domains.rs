@@ -2,6 +2,7 @@
 
 use ringfence_core::DomId;
 use ringfence_core::store::number;
+use ringfence_core::weakened;
 use ringfence_core::wire::xs_wire::Errno;
 
 use super::{OK, Request, domid};
@@ -88,7 +89,7 @@ impl Store {
     }
 
     pub(super) fn is_domain_introduced(&self, request: &Request<'_>) -> Result<Vec<u8>, Errno> {
-        if !cfg!(ringfence_weaken = "xsa_115_introduced") {
+        if !weakened!("xsa_115_introduced") {
             request.dom0_only()?;
         }
         let target = domid(request.one()?)?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ringfence_core::DomId;
+use ringfence_core::weakened;
 use ringfence_core::wire::xs_wire::Errno;
 
 use super::{Nodes, OK, Request};
@@ -36,7 +37,7 @@ impl Nodes<'_> {
     /// Whether a node is within the caller's limit; checked before anything is changed, so that nothing has to be undone
     /// (XSA-414, XSA-415).
     pub(super) fn fits(&self, node: &Node) -> Result<(), Errno> {
-        if node.size() >= self.limits.node_size && !cfg!(ringfence_weaken = "quota_node_size") {
+        if node.size() >= self.limits.node_size && !weakened!("quota_node_size") {
             return Err(Errno::NoSpc);
         }
         Ok(())
@@ -44,10 +45,7 @@ impl Nodes<'_> {
 
     /// Whether `bytes` more may be kept for `owner`.
     pub(super) fn affords(&self, owner: DomId, bytes: usize) -> Result<(), Errno> {
-        if owner == DomId::DOM0
-            || self.caller.is_privileged()
-            || cfg!(ringfence_weaken = "xsa_326_memory")
-        {
+        if owner == DomId::DOM0 || self.caller.is_privileged() || weakened!("xsa_326_memory") {
             return Ok(());
         }
         let kept = if owner == self.caller.who.domid {
@@ -101,7 +99,7 @@ impl Nodes<'_> {
             .nodes
             .saturating_add(missing.len() as i64);
         let within = u64::try_from(owned).is_ok_and(|owned| owned <= self.limits.nodes);
-        if !within && !cfg!(ringfence_weaken = "quota_nodes") {
+        if !within && !weakened!("quota_nodes") {
             return Err(Errno::NoSpc);
         }
         let mut nodes = Vec::with_capacity(missing.len() + 1);

@@ -2,6 +2,7 @@
 
 use ringfence_core::DomId;
 use ringfence_core::store::Perm;
+use ringfence_core::weakened;
 use ringfence_core::wire::xs_wire::Errno;
 
 use super::{OK, Request};
@@ -53,9 +54,7 @@ impl Store {
             .iter()
             .map(|text| Perm::parse(text).ok_or(Errno::Inval))
             .collect::<Result<_, _>>()?;
-        if list.len() > self.limits_of(caller.who.domid).perms
-            && !cfg!(ringfence_weaken = "quota_perms")
-        {
+        if list.len() > self.limits_of(caller.who.domid).perms && !weakened!("quota_perms") {
             return Err(Errno::NoSpc);
         }
         let owner = list.first().ok_or(Errno::Inval)?.domid;
@@ -65,7 +64,7 @@ impl Store {
         let new = NodePerms::from_list(&list, |domid| {
             if domid == caller.who.domid {
                 caller.who.life
-            } else if self.exists(&caller, domid) || cfg!(ringfence_weaken = "xsa_417") {
+            } else if self.exists(&caller, domid) || weakened!("xsa_417") {
                 self.life(domid)
             } else {
                 Life::NEVER
@@ -75,11 +74,11 @@ impl Store {
         let Some(node) = nodes.view.get(&path)? else {
             return Err(nodes.missing(&path, NodePerms::writes));
         };
-        if !(node.perms.is_owner(&caller) || (path == "/" && cfg!(ringfence_weaken = "xsa_353"))) {
+        if !(node.perms.is_owner(&caller) || (path == "/" && weakened!("xsa_353"))) {
             return Err(Errno::Acces);
         }
         let given = new.owner().domid != node.perms.owner().domid;
-        if given && !caller.is_privileged() && !cfg!(ringfence_weaken = "xsa_352") {
+        if given && !caller.is_privileged() && !weakened!("xsa_352") {
             return Err(Errno::Perm);
         }
         let mut changed = (*node).clone();

@@ -1,6 +1,7 @@
 //! Starting and ending transactions.
 
 use ringfence_core::DomId;
+use ringfence_core::weakened;
 use ringfence_core::wire::xs_wire::Errno;
 
 use super::{OK, Request};
@@ -16,7 +17,7 @@ impl Store {
         let domid = request.caller.who.domid;
         let limit = self.limits_of(domid).transactions;
         let open = self.domain_mut(domid).transactions;
-        if open >= limit && !cfg!(ringfence_weaken = "quota_transactions") {
+        if open >= limit && !weakened!("quota_transactions") {
             return Err(Errno::NoSpc);
         }
         let connection = self.conns.get_mut(&request.conn).ok_or(Errno::Inval)?;

@@ -1,5 +1,6 @@
 //! Registering watches and taking them back. Transaction ids are ignored here (XSA-115).
 
+use ringfence_core::weakened;
 use ringfence_core::wire::xs_wire::Errno;
 
 use super::{OK, Request};
@@ -17,7 +18,7 @@ impl Store {
         }
         let limits = self.limits_of(domid);
         let usage = self.usage(domid);
-        if usage.watches >= limits.watches && !cfg!(ringfence_weaken = "quota_watches") {
+        if usage.watches >= limits.watches && !weakened!("quota_watches") {
             return Err(Errno::TooBig);
         }
         let relative = !matches!(sent.first(), Some(b'/' | b'@'));

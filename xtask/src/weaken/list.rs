@@ -7,7 +7,7 @@ use std::path::Path;
 /// A check that can be taken away, and the tests that must notice.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Weakening {
-    /// The value of `cfg(ringfence_weaken)`.
+    /// The word in `weakened!`.
     pub(crate) name: String,
     /// The package that holds the tests.
     pub(crate) package: String,

@@ -3,18 +3,17 @@
 use crate::process::{cargo, output_of};
 use anyhow::{Context, Result};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-const MARK: &str = "ringfence_weaken = \"";
+const MARK: &str = "weakened!(\"";
 
-/// The packages that have each check, by the check's name.
-pub(super) fn find() -> Result<BTreeMap<String, BTreeSet<String>>> {
+/// Their names.
+pub(super) fn find() -> Result<BTreeSet<String>> {
     let metadata = output_of(cargo().args(["metadata", "--format-version=1", "--no-deps"]))?;
     let metadata: Value = serde_json::from_str(&metadata)?;
-    let mut sites: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut sites = BTreeSet::new();
     for package in metadata["packages"].as_array().into_iter().flatten() {
-        let name = package["name"].as_str().context("a package has no name")?;
         let manifest = package["manifest_path"].as_str();
         let manifest = Path::new(manifest.context("a package has no manifest")?);
         let mut dirs: Vec<PathBuf> = manifest
@@ -31,10 +30,7 @@ pub(super) fn find() -> Result<BTreeMap<String, BTreeSet<String>>> {
                     dirs.push(path);
                 } else if path.extension().is_some_and(|extension| extension == "rs") {
                     let text = std::fs::read_to_string(&path)?;
-                    for check in checks(&text) {
-                        let packages = sites.entry(check.to_owned()).or_default();
-                        packages.insert(name.to_owned());
-                    }
+                    sites.extend(checks(&text).map(str::to_owned));
                 }
             }
         }
@@ -54,9 +50,8 @@ mod tests {
 
     #[test]
     fn finds_the_names() {
-        let text =
-            "if cfg!(ringfence_weaken = \"a_1\") || b {}\n#[cfg(ringfence_weaken = \"c\")]\n";
+        let text = "if weakened!(\"a_1\") || b {}\n!weakened!(\"c\")\n";
         assert_eq!(checks(text).collect::<Vec<_>>(), ["a_1", "c"]);
-        assert_eq!(checks("cfg!(ringfence_weaken)").count(), 0);
+        assert_eq!(checks("weakened!(name)").count(), 0);
     }
 }

@@ -2,6 +2,7 @@
 
 use ringfence_core::platform::Platform;
 use ringfence_core::store::{FieldError, Store, StoreError, StoreExt, StorePath, Tx};
+use ringfence_core::weakened;
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::xenbus::{BackWish, paths};
 
@@ -211,7 +212,7 @@ impl<P: Platform> Device<'_, P> {
         match store.read_opt::<heapless::String<8>>(Tx::NONE, &self.dir, "mode")? {
             None => Ok(true),
             Some(mode) => match mode.as_str() {
-                "r" => Ok(cfg!(not(ringfence_weaken = "blk_mode"))),
+                "r" => Ok(!weakened!("blk_mode")),
                 "w" | "w!" => Ok(false),
                 other => Err(FieldError::garbage("mode", other.as_bytes())),
             },

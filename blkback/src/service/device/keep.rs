@@ -1,6 +1,7 @@
 //! A device's journal: whose it is, whether it can be gone on with.
 
 use ringfence_core::platform::Platform;
+use ringfence_core::weakened;
 use ringfence_core::wire::blkif::{Abi, RequestNative, SectorUnits};
 use ringfence_core::{PAGE, Sector};
 use ringfence_ring::layout::ring_size;
@@ -147,7 +148,7 @@ fn same(found: &Header, wanted: &Header) -> Result<(), &'static str> {
         ("ring-ref or event-channel", found.queues == wanted.queues),
     ];
     match fields.iter().find(|(_, same)| !same) {
-        Some((field, _)) if !cfg!(ringfence_weaken = "journal_stranger") => Err(field),
+        Some((field, _)) if !weakened!("journal_stranger") => Err(field),
         _ => Ok(()),
     }
 }

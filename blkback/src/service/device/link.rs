@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use ringfence_core::platform::Platform;
 use ringfence_core::store::{Store, StoreError, StoreExt, Tx};
+use ringfence_core::weakened;
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::xenbus::{BackWish, paths};
 
@@ -241,7 +242,7 @@ impl<'p, P: Platform> Device<'p, P> {
                 queue: number,
             };
             // First the table, then the port (CVE-2024-26687): its number may be used again at once.
-            if !cfg!(ringfence_weaken = "cve_2024_26687_doorbells") {
+            if !weakened!("cve_2024_26687_doorbells") {
                 doorbells.remove(id, queue.engine.channel());
             }
             self.disk = Some(queue.engine.into_disk());

@@ -4,6 +4,7 @@
 //! that requests cost, roughly: each counts as one, or as much as its data does. A device that has taken too much in one round, for
 //! nobody knows how large a request is before it was taken, takes the less in the following ones.
 
+use ringfence_core::weakened;
 use std::time::Duration;
 
 use crate::engine::Progress;
@@ -36,7 +37,7 @@ impl Share {
         let rounds = round.number.saturating_sub(self.round);
         self.round = round.number;
         self.spent = self.spent.saturating_sub(rounds.saturating_mul(budget));
-        if cfg!(ringfence_weaken = "blk_device_share") {
+        if weakened!("blk_device_share") {
             return round.budget;
         }
         u32::try_from(budget.saturating_sub(self.spent)).unwrap_or(u32::MAX)

@@ -232,7 +232,8 @@ where
 
 /// When disks are asked for that were so first at `since`, and now.
 fn next_ask(since: Instant, now: Instant) -> Instant {
-    let part = now.saturating_duration_since(since) / ASK_PART;
+    let waited = now.saturating_duration_since(since);
+    let part = waited.checked_div(ASK_PART).unwrap_or_default();
     now.checked_add(part.clamp(ASK_SOON, ASK_LATE))
         .unwrap_or(now)
 }

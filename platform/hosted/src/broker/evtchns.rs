@@ -1,5 +1,6 @@
 //! Every domain's ports.
 
+use ringfence_core::weakened;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -106,7 +107,7 @@ impl Evtchns {
             .and_then(|ports| ports.get_mut(&remote_port));
         let theirs = theirs
             .filter(|port| {
-                let for_us = port.remote == domid || cfg!(ringfence_weaken = "evtchn_broker_peer");
+                let for_us = port.remote == domid || weakened!("evtchn_broker_peer");
                 for_us && port.bound.is_none()
             })
             .ok_or(Refusal::NoPort)?;

@@ -1,5 +1,6 @@
 //! What processes leave those that follow them, disk by disk, and what they count.
 
+use ringfence_core::weakened;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
@@ -32,7 +33,7 @@ impl Records {
         }
         // Compared first, made afterwards (CVE-2026-98900).
         let fits = (1..=BYTES_MAX).contains(&bytes);
-        if !fits && !cfg!(ringfence_weaken = "cve_2026_98900_record") {
+        if !fits && !weakened!("cve_2026_98900_record") {
             return Err(Errno::INVAL);
         }
         let fd = records::create("ringfence-journal", bytes as usize);
@@ -99,7 +100,7 @@ impl Broker {
             Some((had, fd)) if *had == bytes => {
                 return Ok((Reply::Statistics, vec![fd.try_clone().map_err(system)?]));
             }
-            _ if !fits && !cfg!(ringfence_weaken = "cve_2026_98900_statistics") => {
+            _ if !fits && !weakened!("cve_2026_98900_statistics") => {
                 return Err(refused(Errno::INVAL));
             }
             // A process of another version has another layout: whoever looks at the old one is left with that.

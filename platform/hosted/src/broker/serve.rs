@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use ringfence_core::DomId;
+use ringfence_core::weakened;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::Broker;
@@ -166,9 +167,10 @@ impl Broker {
 
     fn open_image(&mut self, domid: u16, backend: &str) -> Answer {
         // Only its own, whatever it asks for.
-        let own = self.disks.get(backend).is_some_and(|disk| {
-            disk.backend.get() == domid || cfg!(ringfence_weaken = "xsa_119_own_image")
-        });
+        let own = self
+            .disks
+            .get(backend)
+            .is_some_and(|disk| disk.backend.get() == domid || weakened!("xsa_119_own_image"));
         let opened = match own {
             true => self.images.open(backend),
             false => Err(ringfence_process::ImageError::NoDisk {
