@@ -25,8 +25,8 @@ pub(crate) struct Options {
     /// Requests in flight
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=32))]
     depth: u16,
-    /// How often the driver domain's process is killed while it copies
-    #[arg(long, default_value_t = 3)]
+    /// How often the driver domain's process is killed while it copies; after 32 short lives in a row the broker pauses
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(0..=32))]
     kills: u16,
 }
 
@@ -69,6 +69,7 @@ pub(crate) fn run_demo(options: &Options) -> Result<()> {
         &ringfence()?,
         &source,
         &copy,
+        bytes,
         options.depth,
         options.kills,
     )?;

@@ -100,12 +100,13 @@ impl Drop for Shutdown {
     }
 }
 
-/// Starts all, copies, ends all.
+/// Starts all, copies so many bytes, ends all.
 pub(crate) fn copy(
     dir: &Path,
     ringfence: &Path,
     source: &Path,
     copy: &Path,
+    bytes: u64,
     depth: u16,
     kills: u16,
 ) -> Result<Outcome> {
@@ -143,7 +144,7 @@ pub(crate) fn copy(
         "--depth",
         &depth.to_string(),
     ]))?;
-    let stalls = kill::at_work(&mut backend, &first, copy, kills)?;
+    let stalls = kill::at_work(&mut backend, &first, copy, bytes, kills)?;
     let guest_said = guest.wait_for("copied").context("guest demo")?;
     guest.finish().context("guest demo")?;
     shutdown.now()?;

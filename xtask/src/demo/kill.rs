@@ -1,6 +1,7 @@
 //! Kills the driver domain's process in the middle of the copy.
 
 use anyhow::{Context, Result, bail};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,27 +11,31 @@ use serde_json::Value;
 use super::host::Process;
 use crate::process::run;
 
-/// How long a process is left at work before it is killed.
-const LIFE: Duration = Duration::from_millis(150);
+/// Bytes in what `stat` counts as a block.
+const BLOCK: u64 = 512;
 /// Longer than any stall that is not the end.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often the image is looked at.
 const LOOK: Duration = Duration::from_micros(200);
 
-/// Kills the process that said `ready`, and those that follow it, each when it is at work on the image `copy`. Says how long each
-/// time nothing was written.
+/// Kills the process that said `ready`, and those that follow it, each when it is at work on the image `copy`, which begins without
+/// a block and becomes `bytes` long: the kills divide what there is to copy into equal parts, however fast that goes. Says how long
+/// each time nothing was written.
 pub(super) fn at_work(
     backend: &mut Process,
     ready: &Value,
     copy: &Path,
+    bytes: u64,
     kills: u16,
 ) -> Result<Vec<Duration>> {
     let mut pid = ready["pid"].as_u64().context("blk0 said no pid")?;
     let mut stalls = Vec::new();
-    for _ in 0..kills {
-        let born = Instant::now();
+    let part = bytes / (u64::from(kills) + 1);
+    for done in 1..=u64::from(kills) {
         next_write(copy)?;
-        std::thread::sleep(LIFE.saturating_sub(born.elapsed()));
+        while copied(copy)? < done * part {
+            next_write(copy)?;
+        }
         let killed = Instant::now();
         run(Command::new("kill").arg("-KILL").arg(pid.to_string()))?;
         let said = backend.wait_for("ready")?;
@@ -39,6 +44,10 @@ pub(super) fn at_work(
         stalls.push(killed.elapsed());
     }
     Ok(stalls)
+}
+
+fn copied(image: &Path) -> Result<u64> {
+    Ok(image.metadata()?.blocks() * BLOCK)
 }
 
 /// Waits until something is written.
