@@ -417,6 +417,11 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Inflight<P, DEPTH, PAG
 }
 
 impl<P: Platform, const PAGES: usize> Entry<P, PAGES> {
+    /// Bytes that were transferred by earlier pieces.
+    pub(crate) fn brought(&self) -> usize {
+        usize::try_from(self.done.saturating_mul(Sector::BYTES)).unwrap_or(usize::MAX)
+    }
+
     /// What goes on the ring of the request now: all of it, or the next piece.
     pub(crate) fn request(&mut self, handle: Handle, limits: Limits) -> RequestNative {
         let (id, sector, count) = (self.id, self.sector.get(), self.count.get());

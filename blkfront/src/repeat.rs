@@ -178,7 +178,12 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Queue<P, DEPTH, PAGES>
                 self.inflight.give_up(tag, IoError::NotRepeated(reason));
                 continue;
             }
-            let keep = if entry.op.changes() { usize::MAX } else { 0 };
+            // Of a read the new pages get what earlier pieces brought: only the rest comes again.
+            let keep = if entry.op.changes() {
+                usize::MAX
+            } else {
+                entry.brought()
+            };
             let stale = mem::take(&mut entry.stale);
             if let Some(buffer) = entry.buffer.as_mut().filter(|_| stale)
                 && !weakened!("xsa_396_blk_repeated")

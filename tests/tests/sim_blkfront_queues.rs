@@ -19,7 +19,7 @@ use ringfence_tests::blkfront_rig::{FRONT, FRONT_DIR, Peer, Rig, response};
 const QUEUES: usize = 4;
 type Parts = Shared<Sim, QUEUES>;
 type Front<S> = ManyFrontend<S, Sim, QUEUES>;
-type Queue<S> = QueueHandle<S, Sim, QUEUES, 32, 1>;
+type Queue<S> = QueueHandle<S, Sim, QUEUES, 32, 12>;
 
 /// The rig's world and backend with another frontend.
 struct Many<S: Deref<Target = Parts>> {
@@ -282,6 +282,43 @@ fn what_is_repeated_keeps_its_order_over_all_queues() {
         assert_eq!(groups, [[1, 0, 0, 1], [0, 1, 0, 0], [1, 0, 1, 0]]);
         many.submit(3, Op::Read, 0, 0).expect("all is repeated");
     }
+}
+
+#[test]
+fn a_read_whose_first_piece_was_answered_is_whole() {
+    let mut shared = Shared::new();
+    let mut many = Many::new(&mut shared);
+    many.connect("4");
+    many.rig.disk[..12 * PAGE].fill(7);
+    let mut queue = many.queues[2].turn();
+    let buffer = queue.buffer(12).expect("pages enough");
+    let submitted = queue.submit(Op::Read, Sector::new(0), buffer);
+    submitted.expect("room");
+    queue.kick().expect("a live world");
+    drop(queue);
+    assert_eq!(many.taken(2), [WireOp::READ]);
+    assert_eq!(many.reap(2), []);
+    assert!(many.peers[2].take().is_some());
+    many.close_back();
+    assert_eq!(many.events().last(), Some(&Event::Disconnected));
+    many.connect("4");
+    let mut over = Vec::new();
+    for _ in 0..4 {
+        for n in 0..QUEUES {
+            let mut queue = many.queues[n].turn();
+            over.extend(queue.reap().expect("no lie on the ring"));
+        }
+        many.serve();
+    }
+    let [done] = &over[..] else {
+        panic!("{over:?}");
+    };
+    assert_eq!(done.result, Ok(()));
+    let mut back = vec![0; 12 * PAGE];
+    let buffer = done.buffer.as_ref().expect("a read has one");
+    buffer.read_at(0, &mut back).expect("in range");
+    assert!(back.iter().all(|byte| *byte == 7), "both pieces");
+    assert_eq!(many.queues[2].queue().counters().repeated, 1);
 }
 
 #[test]
