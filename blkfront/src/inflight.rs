@@ -300,14 +300,14 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Inflight<P, DEPTH, PAG
         let _ = self.free.push(u16::try_from(slot).unwrap_or(u16::MAX));
     }
 
-    /// The connection ended, and what it left unanswered is to be put on the ring of the next one.
+    /// The connection ended, and what it left unanswered is to be put on the ring of the next one: also what had no piece on
+    /// its ring just then.
     pub(crate) fn wait(&mut self) {
         for entry in self.entries.iter_mut().flatten() {
-            if entry.stage == Stage::Open {
+            if matches!(entry.stage, Stage::Open | Stage::Waiting) {
                 entry.stage = Stage::Waiting;
-                entry.stale = true;
+                (entry.stale, entry.again) = (true, true);
             }
-            entry.again |= entry.stage == Stage::Waiting;
         }
         self.waiting = self.waiting.saturating_add(self.open);
         self.open = 0;

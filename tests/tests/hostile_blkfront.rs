@@ -315,6 +315,39 @@ fn xsa_396_repeated_with_other_pages() {
     assert_eq!(rig.world.usage(FRONT).quarantined, 0);
 }
 
+/// The same between two pieces of a request: one is answered while the device closes, and the next is on no ring.
+#[test]
+fn xsa_396_repeated_between_pieces() {
+    let mut rig = Rig::<32, 12>::with_limits();
+    rig.connect();
+    let mut buffer = rig.front.buffer(12).expect("pages enough");
+    buffer.write_at(0, &[1; 12 * PAGE]).expect("it fits");
+    let submitted = rig.front.submit(Op::Write, Sector::new(0), buffer);
+    submitted.expect("room");
+    rig.front.kick().expect("a live world");
+    rig.state(XenbusState::Closing);
+    assert_eq!(rig.events(), [Event::Closing]);
+    let first = rig.take_all();
+    // Whoever guesses references guesses that of the page of the next piece.
+    let next = GrantRef::new(first.seg[10].gref + 1);
+    let kept = rig.back.map(FRONT, &[next], Access::ReadWrite);
+    let kept = kept.expect("a granted page");
+    rig.transfer(&first);
+    rig.peer()
+        .answer(response(first.id, first.operation, Status::OKAY));
+    assert!(rig.front.reap().expect("honest").is_none());
+    rig.close_back();
+    assert_eq!(rig.events(), [Event::Disconnected]);
+    rig.connect();
+    kept.write(0, &[SENTINEL; PAGE]);
+    assert_eq!(rig.world.usage(FRONT).quarantined, 1);
+    rig.serve();
+    assert_ne!(rig.seen[1].seg[0].gref, next.get());
+    assert_eq!(rig.disk[..12 * PAGE], [1; 12 * PAGE], "what was submitted");
+    let done = rig.front.reap().expect("honest").expect("answered");
+    assert_eq!((done.tag.get(), done.result), (first.id, Ok(())));
+}
+
 /// An answer to the id that a request had on the ring of an earlier connection.
 #[test]
 fn xsa_376_stale_id_of_an_earlier_connection() {

@@ -249,6 +249,75 @@ fn what_is_in_flight_moves_to_smaller_rings_and_requests() {
     assert_eq!(rig.front.counters().repeated, 48);
 }
 
+/// How the connection ends under a transfer whose first piece is answered.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum End {
+    /// The second piece is on the ring.
+    Open,
+    /// It waits, for the device is closing.
+    Closing,
+    /// It waits for an older flush, and the guest is restored elsewhere.
+    Restored,
+}
+
+#[test]
+fn what_is_between_two_pieces_goes_on_with_other_pages_and_with_all_data() {
+    for end in [End::Open, End::Closing, End::Restored] {
+        for op in [Op::Read, Op::Write] {
+            let mut rig: Large = offering(&[], &[]);
+            let data = pattern(40 * PAGE, 5);
+            let mut buffer = rig.front.buffer(40).expect("pages enough");
+            if op == Op::Write {
+                buffer.write_at(0, &data).expect("it fits");
+            } else {
+                rig.disk[..data.len()].copy_from_slice(&data);
+            }
+            let flush = (end == End::Restored).then(|| rig.front.flush().expect("room"));
+            let tag = rig.front.submit(op, Sector::new(0), buffer).expect("room");
+            rig.front.kick().expect("a live world");
+            if end == End::Closing {
+                rig.state(XenbusState::Closing);
+                assert_eq!(rig.events(), [Event::Closing]);
+            }
+            let first = rig.take_all();
+            rig.transfer(&first);
+            rig.peer()
+                .answer(response(first.id, first.operation, Status::OKAY));
+            assert!(rig.front.reap().expect("honest").is_none());
+            let on_ring = std::iter::from_fn(|| rig.peer().take()).count();
+            assert_eq!(on_ring, usize::from(end == End::Open), "{end:?}");
+            if end == End::Restored {
+                rig.restored();
+                rig.front.resume().expect("a short path");
+            } else {
+                rig.close_back();
+                let events = rig.events();
+                assert_eq!(events.last(), Some(&Event::Disconnected), "{events:?}");
+            }
+            rig.seen.clear();
+            reconnect(&mut rig, &[], &[]);
+            let mut over = Vec::new();
+            while rig.front.in_flight() > 0 {
+                rig.serve();
+                over.extend(rig.front.reap().expect("honest"));
+            }
+            let whole = over.pop().expect("one each");
+            assert_eq!(over.pop().map(|done| done.tag), flush);
+            assert_eq!((whole.tag, whole.result), (tag, Ok(())), "{end:?} {op:?}");
+            let mut back = vec![0; data.len()];
+            let buffer = whole.buffer.expect("a transfer has one");
+            buffer.read_at(0, &mut back).expect("in range");
+            assert!(back == data, "{end:?} {op:?}: the buffer");
+            assert!(rig.disk[..data.len()] == data, "{end:?} {op:?}: the disk");
+            let asked = 1 + u64::from(flush.is_some());
+            assert_eq!(rig.front.counters().repeated, asked, "{end:?} {op:?}");
+            drop(buffer);
+            let usage = rig.world.usage(FRONT);
+            assert_eq!((usage.granted, usage.quarantined), (1, 0));
+        }
+    }
+}
+
 #[test]
 fn a_barrier_is_never_cut() {
     let mut rig: Large = offering(&[], &[INDIRECT]);

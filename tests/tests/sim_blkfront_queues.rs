@@ -285,40 +285,47 @@ fn what_is_repeated_keeps_its_order_over_all_queues() {
 }
 
 #[test]
-fn a_read_whose_first_piece_was_answered_is_whole() {
-    let mut shared = Shared::new();
-    let mut many = Many::new(&mut shared);
-    many.connect("4");
-    many.rig.disk[..12 * PAGE].fill(7);
-    let mut queue = many.queues[2].turn();
-    let buffer = queue.buffer(12).expect("pages enough");
-    let submitted = queue.submit(Op::Read, Sector::new(0), buffer);
-    submitted.expect("room");
-    queue.kick().expect("a live world");
-    drop(queue);
-    assert_eq!(many.taken(2), [WireOp::READ]);
-    assert_eq!(many.reap(2), []);
-    assert!(many.peers[2].take().is_some());
-    many.close_back();
-    assert_eq!(many.events().last(), Some(&Event::Disconnected));
-    many.connect("4");
-    let mut over = Vec::new();
-    for _ in 0..4 {
-        for n in 0..QUEUES {
-            let mut queue = many.queues[n].turn();
-            over.extend(queue.reap().expect("no lie on the ring"));
+fn what_is_between_two_pieces_goes_on_with_other_pages_and_with_all_data() {
+    for closing in [false, true] {
+        let mut shared = Shared::new();
+        let mut many = Many::new(&mut shared);
+        many.connect("4");
+        many.rig.disk[..12 * PAGE].fill(7);
+        let mut queue = many.queues[2].turn();
+        let buffer = queue.buffer(12).expect("pages enough");
+        let submitted = queue.submit(Op::Read, Sector::new(0), buffer);
+        submitted.expect("room");
+        queue.kick().expect("a live world");
+        drop(queue);
+        if closing {
+            many.rig.state(XenbusState::Closing);
+            assert_eq!(many.events(), [Event::Closing]);
         }
-        many.serve();
+        assert_eq!(many.taken(2), [WireOp::READ]);
+        assert_eq!(many.reap(2), []);
+        let next = many.peers[2].take();
+        assert_eq!(next.is_none(), closing);
+        many.close_back();
+        assert_eq!(many.events().last(), Some(&Event::Disconnected));
+        many.connect("4");
+        let mut over = Vec::new();
+        for _ in 0..4 {
+            for n in 0..QUEUES {
+                let mut queue = many.queues[n].turn();
+                over.extend(queue.reap().expect("no lie on the ring"));
+            }
+            many.serve();
+        }
+        let [done] = &over[..] else {
+            panic!("{over:?}");
+        };
+        assert_eq!(done.result, Ok(()));
+        let mut back = vec![0; 12 * PAGE];
+        let buffer = done.buffer.as_ref().expect("a read has one");
+        buffer.read_at(0, &mut back).expect("in range");
+        assert!(back.iter().all(|byte| *byte == 7), "both pieces");
+        assert_eq!(many.queues[2].queue().counters().repeated, 1);
     }
-    let [done] = &over[..] else {
-        panic!("{over:?}");
-    };
-    assert_eq!(done.result, Ok(()));
-    let mut back = vec![0; 12 * PAGE];
-    let buffer = done.buffer.as_ref().expect("a read has one");
-    buffer.read_at(0, &mut back).expect("in range");
-    assert!(back.iter().all(|byte| *byte == 7), "both pieces");
-    assert_eq!(many.queues[2].queue().counters().repeated, 1);
 }
 
 #[test]
