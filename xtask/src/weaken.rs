@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use list::Weakening;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -28,15 +29,20 @@ pub(crate) struct Options {
 
 /// Tries the chosen weakenings.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let mut all = list::read(&process::root().join("tests/hostile/weaken.d"))?;
+    let mut all = list::read(&lists())?;
     for name in &options.names {
         if !all.iter().any(|weakening| weakening.name == *name) {
             bail!("no check is called `{name}` in tests/hostile/weaken.d");
         }
     }
+    let checks = sites::find()?;
+    let unlisted = unlisted(&checks, &all);
+    if !unlisted.is_empty() {
+        let names = unlisted.join(", ");
+        bail!("no line of tests/hostile/weaken.d tries these checks: {names}");
+    }
     all.retain(|weakening| options.names.is_empty() || options.names.contains(&weakening.name));
     let start = Instant::now();
-    let checks = sites::find()?;
     let programs = build(&all)?;
     println!("built in {:.0} s", start.elapsed().as_secs_f32());
     let next = AtomicUsize::new(0);
@@ -65,6 +71,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn lists() -> PathBuf {
+    process::root().join("tests/hostile/weaken.d")
+}
+
+/// The checks that are in the sources and that no line tries.
+fn unlisted<'c>(checks: &'c BTreeSet<String>, all: &[Weakening]) -> Vec<&'c str> {
+    let listed = |check: &&String| all.iter().any(|weakening| weakening.name == **check);
+    let unlisted = checks.iter().filter(|check| !listed(check));
+    unlisted.map(String::as_str).collect()
 }
 
 /// Which check a program of this build does without.
@@ -188,4 +205,18 @@ fn red_tests(program: &Program, weakening: &Weakening) -> Result<(Red, Vec<Strin
         }
     }
     Ok((Red { all, red }, hung))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_check_of_the_sources_is_tried() {
+        let all = list::read(&lists()).expect("lists");
+        let mut checks = sites::find().expect("sources");
+        assert_eq!(unlisted(&checks, &all), [""; 0]);
+        checks.insert("of_nobody".to_owned());
+        assert_eq!(unlisted(&checks, &all), ["of_nobody"]);
+    }
 }
