@@ -94,7 +94,8 @@ impl<M: SharedMem> Persistent<M> {
         gref: GrantRef,
         stats: &Stats,
     ) -> Option<&M> {
-        let place = match self.places.get(&gref.get()) {
+        let known = self.places.get(&gref.get());
+        let place = match known.filter(|_| !weakened!("blk_mapped_once")) {
             Some(place) => *place,
             None => self.enter(platform, peer, gref, stats)?,
         };
@@ -179,7 +180,7 @@ impl<M: SharedMem> Persistent<M> {
             };
             rest = after;
             let Some(page) = self.page(platform, peer, run.gref, stats) else {
-                return false;
+                return weakened!("blk_unmapped_page");
             };
             let offset = usize::from(run.offset);
             if offset.saturating_add(bytes.len()) > page.len() {

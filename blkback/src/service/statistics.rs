@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ringfence_core::weakened;
+
 use super::board::Board;
 use super::id::DeviceId;
 use crate::stats::{Snapshot, Stats};
@@ -83,7 +85,9 @@ impl Statistics {
         present.retain(|(other, stats)| {
             let stays = *other != id;
             if !stays {
-                gone.add(&stats.snapshot());
+                if !weakened!("xsa_528_gone") {
+                    gone.add(&stats.snapshot());
+                }
                 stats.disown();
             }
             stays

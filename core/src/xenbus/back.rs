@@ -1,6 +1,7 @@
 //! The backend's side.
 
 use super::{Class, Held, Peer};
+use crate::weakened;
 use crate::wire::xenbus::XenbusState as S;
 
 /// What the owner of the backend wants with this device.
@@ -64,7 +65,7 @@ pub enum BackAction {
 }
 
 /// What a backend of `class` does next.
-pub const fn step(class: Class, view: &BackView) -> BackAction {
+pub fn step(class: Class, view: &BackView) -> BackAction {
     let leaving = !view.online || matches!(view.wish, BackWish::Detach);
     let retiring = matches!(view.wish, BackWish::Retire);
     match view.own {
@@ -109,8 +110,9 @@ const fn waiting(class: Class, view: &BackView) -> BackAction {
     }
 }
 
-const fn connected(class: Class, view: &BackView) -> BackAction {
+fn connected(class: Class, view: &BackView) -> BackAction {
     match (class, view.peer) {
+        (_, Peer::State(S::Initialising)) if weakened!("xsa_350_left") => BackAction::Wait,
         (_, Peer::State(S::Initialised | S::Connected)) => match view.held {
             Held::Nothing => BackAction::Resume,
             Held::Idle | Held::Busy => BackAction::Wait,

@@ -75,7 +75,8 @@ impl<'p, P: Platform> Device<'p, P> {
         let parts = self.divide(disk, &frontend);
         // What an earlier process had offered counts, and that is what our own node says.
         let offered = store.read_opt::<bool>(Tx::NONE, &self.dir, "feature-persistent");
-        let persistent = frontend.persistent && self.offer.persistent && offered == Ok(Some(true));
+        let both = frontend.persistent && offered == Ok(Some(true));
+        let persistent = self.offer.persistent && (both || weakened!("blk_persistent_sides"));
         let rings = u16::try_from(frontend.queues.len()).unwrap_or(u16::MAX);
         let terms = Terms {
             abi: frontend.abi,
