@@ -1,6 +1,6 @@
 //! Whole worlds: our frontend, our backend with its journal, a disk and doorbells, and what happens to them when.
 
-use ringfence_blkfront::{Frontend, Op, Tag};
+use ringfence_blkfront::{Frontend, IoError, Op, Tag};
 use ringfence_core::PAGE;
 use ringfence_core::ids::{DomId, Sector, SectorCount};
 use ringfence_core::store::{Store as _, StoreExt as _, Tx};
@@ -15,6 +15,8 @@ const BLOCKS: usize = 12;
 const STEPS: usize = 200;
 /// The guest.
 const FRONT: u16 = 7;
+/// Who is in flight at so many deaths may be taken for their reason, and is answered with an error.
+const SUSPICIOUS: u32 = 3;
 
 /// What a request in flight is about.
 #[derive(Clone, Copy)]
@@ -39,9 +41,10 @@ struct Scene {
     rig: Option<Rig>,
     guest: Guest,
     front: Frontend<Sim, 32, 11>,
-    open: BTreeMap<Tag, Open>,
-    /// The stamp that each place holds.
-    stamps: [u64; BLOCKS],
+    /// Each with the deaths that were before it.
+    open: BTreeMap<Tag, (Open, u32)>,
+    /// The stamp that each place holds, or those of which it holds one.
+    stamps: [Vec<u64>; BLOCKS],
     next: u64,
     tally: Tally,
 }
@@ -69,8 +72,8 @@ impl std::ops::AddAssign for Tally {
 }
 
 /// Lets each byte of the data do something: a request, a turn of one of the two, a death of the driver domain's process at some
-/// step of its work, a restore of the guest, a disk that holds back. In the end everything is answered once, without an error, and
-/// read back.
+/// step of its work, a restore of the guest, a disk that holds back. In the end everything is answered once, without an error but
+/// for what was in flight at many deaths, and read back.
 ///
 /// # Panics
 /// If not.
@@ -119,7 +122,7 @@ impl Scene {
             guest,
             front,
             open: BTreeMap::new(),
-            stamps: [0; BLOCKS],
+            stamps: std::array::from_fn(|_| vec![0]),
             next: 0,
             tally: Tally::default(),
         };
@@ -160,27 +163,42 @@ impl Scene {
             .is_some()
         {}
         while let Some(done) = self.front.reap().expect("an honest backend") {
-            let open = self.open.remove(&done.tag).expect("each answer once");
+            let (open, before) = self.open.remove(&done.tag).expect("each answer once");
             self.tally.answers += 1;
-            assert_eq!(done.result, Ok(()), "nothing fails here");
+            let failed = done.result.is_err();
+            if failed {
+                let deaths = self.tally.deaths - before;
+                assert_eq!(done.result, Err(IoError::Failed));
+                assert!(deaths >= SUSPICIOUS, "it fails after {deaths} deaths");
+            }
             match open {
-                Open::Write(block, stamp) => self.stamps[block] = stamp,
-                Open::Discard(block) => self.stamps[block] = 0,
-                Open::Read(block) => {
+                Open::Write(block, stamp) => self.changed(block, stamp, failed),
+                Open::Discard(block) => self.changed(block, 0, failed),
+                Open::Read(block) if !failed => {
                     let mut bytes = [0; PAGE];
                     let buffer = done.buffer.expect("it had one");
                     buffer.read_at(0, &mut bytes).expect("a page");
-                    let stamp = self.stamps[block];
-                    assert!(bytes == stamped(stamp), "{block}: {:?}", &bytes[..8]);
+                    let mut stamps = self.stamps[block].iter();
+                    let held = stamps.any(|stamp| bytes == stamped(*stamp));
+                    assert!(held, "{block}: {:?}", &bytes[..8]);
                 }
-                Open::Flush => {}
+                Open::Read(_) | Open::Flush => {}
             }
         }
         let _ = self.front.kick();
     }
 
+    /// A place has another stamp now; or not, if that failed.
+    fn changed(&mut self, block: usize, stamp: u64, failed: bool) {
+        if !failed {
+            self.stamps[block].clear();
+        }
+        self.stamps[block].push(stamp);
+    }
+
     fn submit(&mut self, what: u8, block: usize) {
-        if self.open.values().any(|open| open.block() == Some(block)) {
+        let mut open = self.open.values();
+        if open.any(|(open, _)| open.block() == Some(block)) {
             return;
         }
         let sector = Sector::new(block as u64 * 8);
@@ -204,7 +222,7 @@ impl Scene {
             }
         };
         if let Some(tag) = tag {
-            self.open.insert(tag, open);
+            self.open.insert(tag, (open, self.tally.deaths));
         }
     }
 
