@@ -35,7 +35,7 @@ pub struct Buffer<P: Platform, const PAGES: usize = MAX_PAGES> {
     table: Option<P::Granted>,
     /// Bytes that take part, a multiple of 512.
     len: usize,
-    /// Who can reach the pages; nobody once access ended.
+    /// Who can reach all pages; nobody once access ended.
     granted: Option<Grantee>,
     /// For whom new pages are being put in place, and how many are.
     renewed: Option<(Grantee, usize)>,
@@ -104,6 +104,8 @@ impl<P: Platform, const PAGES: usize> Buffer<P, PAGES> {
             let fresh = platform.alloc(to.peer, Access::ReadWrite)?;
             copy(page, &fresh, bytes);
             *page = fresh;
+            // From here on until the end nobody can reach all of them.
+            self.granted = None;
             self.renewed = Some((to, n.saturating_add(1)));
         }
         if let Some(table) = &mut self.table {

@@ -1,12 +1,13 @@
 //! The frontend where mappings cannot be seen, and where the store denies what is missing: Linux on Xen.
 
-use ringfence_blkfront::{Event, IoError, Op, Reason, SLOTS};
+use ringfence_blkfront::{BufferError, Event, IoError, Op, Reason, SLOTS};
 use ringfence_core::platform::{Access, Platform};
 use ringfence_core::store::{Perm, Store, Tx};
 use ringfence_core::wire::blkif::Status;
 use ringfence_core::wire::xenbus::XenbusState;
-use ringfence_core::{DomId, GrantRef, Sector};
-use ringfence_tests::blkfront_rig::{BACK, BACK_DIR, FRONT, Rig, response};
+use ringfence_core::{DomId, GrantRef, PAGE, Sector};
+use ringfence_sim::Fault;
+use ringfence_tests::blkfront_rig::{BACK, BACK_DIR, FRONT, FRONT_DIR, Rig, response};
 
 /// Connected, in a world where nobody sees what is mapped.
 fn veiled() -> Rig {
@@ -95,53 +96,86 @@ fn after_the_answer_the_page_serves_the_same_backend_again() {
     assert_eq!(rig.take_all().seg[0].gref, request.seg[0].gref);
 }
 
+/// The other backend's domain, and its directory.
+const OTHER: DomId = DomId::new(3);
+const OTHER_DIR: &str = "/local/domain/3/backend/vbd/1/51712";
+
+/// The backend closes, and the toolstack moves the disk to the other domain.
+fn moved(rig: &mut Rig) {
+    rig.close_back();
+    assert_eq!(rig.events(), [Event::Closing, Event::Disconnected]);
+    rig.world.create(OTHER);
+    let nodes = [
+        ("frontend", FRONT_DIR),
+        ("frontend-id", "1"),
+        ("state", "2"),
+        ("sectors", "2048"),
+        ("sector-size", "512"),
+        ("info", "0"),
+    ];
+    let perms = [Perm::owner(OTHER), Perm::read(FRONT)];
+    for (name, value) in nodes {
+        rig.set(OTHER_DIR, name, value);
+        for path in [OTHER_DIR, &format!("{OTHER_DIR}/{name}")] {
+            let set = rig.toolstack.set_perms(Tx::NONE, path, &perms);
+            set.expect("dom0 may");
+        }
+    }
+    rig.set(FRONT_DIR, "backend", OTHER_DIR);
+    rig.set(FRONT_DIR, "backend-id", "3");
+    rig.set(FRONT_DIR, "state", "1");
+    assert_eq!(rig.events(), []);
+    assert_eq!(rig.front_state(), "3");
+    rig.set(OTHER_DIR, "state", "4");
+    let events = rig.events();
+    assert!(matches!(events[..], [Event::Connected(_)]), "{events:?}");
+}
+
+/// And back.
+fn moved_back(rig: &mut Rig) {
+    rig.set(OTHER_DIR, "state", "6");
+    assert_eq!(rig.events(), [Event::Closing, Event::Disconnected]);
+    rig.set(FRONT_DIR, "backend", BACK_DIR);
+    rig.set(FRONT_DIR, "backend-id", "2");
+    rig.set(FRONT_DIR, "state", "1");
+    rig.connect();
+}
+
 #[test]
 fn a_page_of_one_backend_is_never_shown_to_another() {
     let mut rig = veiled();
     let buffer = rig.front.buffer(1).expect("pages enough");
-    rig.close_back();
-    assert_eq!(rig.events(), [Event::Closing, Event::Disconnected]);
-    // The toolstack moves the disk to domain 3.
-    let other = DomId::new(3);
-    rig.world.create(other);
-    let dir = "/local/domain/3/backend/vbd/1/51712";
-    rig.set(dir, "frontend", "/local/domain/1/device/vbd/51712");
-    rig.set(dir, "frontend-id", "1");
-    rig.set(dir, "state", "2");
-    for (name, value) in [("sectors", "2048"), ("sector-size", "512"), ("info", "0")] {
-        rig.set(dir, name, value);
-    }
-    let perms = [Perm::owner(other), Perm::read(FRONT)];
-    for node in [
-        "",
-        "/frontend",
-        "/frontend-id",
-        "/state",
-        "/sectors",
-        "/sector-size",
-        "/info",
-    ] {
-        let set = rig
-            .toolstack
-            .set_perms(Tx::NONE, &format!("{dir}{node}"), &perms);
-        set.expect("dom0 may");
-    }
-    let front = "/local/domain/1/device/vbd/51712";
-    rig.set(front, "backend", dir);
-    rig.set(front, "backend-id", "3");
-    rig.set(front, "state", "1");
-    assert_eq!(rig.events(), []);
-    assert_eq!(rig.front_state(), "3");
-    rig.set(dir, "state", "4");
-    let events = rig.events();
-    assert!(matches!(events[..], [Event::Connected(_)]), "{events:?}");
+    moved(&mut rig);
     let rejected = rig.front.submit(Op::Read, Sector::new(0), buffer);
     let reason = rejected.map_err(|rejected| rejected.reason);
-    assert_eq!(reason, Err(Reason::ForeignBuffer { peer: other }));
+    assert_eq!(reason, Err(Reason::ForeignBuffer { peer: OTHER }));
     let fresh = rig.front.buffer(1).expect("pages enough");
     rig.front
         .submit(Op::Read, Sector::new(0), fresh)
         .expect("its own page");
+}
+
+#[test]
+fn a_buffer_with_pages_of_two_backends_is_of_neither() {
+    let mut rig = Rig::connected();
+    let mut buffer = rig.front.buffer(2).expect("pages enough");
+    buffer.write_at(0, &[7; 2 * PAGE]).expect("it fits");
+    moved(&mut rig);
+    rig.world.inject(Fault::Alloc { nth: 1, errno: 12 });
+    let failed = rig.front.renew(&mut buffer);
+    assert!(matches!(failed, Err(BufferError::Grant(_))), "{failed:?}");
+    moved_back(&mut rig);
+    let rejected = rig.front.submit(Op::Write, Sector::new(0), buffer);
+    let rejected = rejected.expect_err("half of it is the other's");
+    assert_eq!(rejected.reason, Reason::ForeignBuffer { peer: BACK });
+    let mut buffer = rejected.buffer;
+    rig.front.renew(&mut buffer).expect("pages enough");
+    let submitted = rig.front.submit(Op::Write, Sector::new(0), buffer);
+    submitted.expect("renewed");
+    rig.front.kick().expect("a live world");
+    rig.serve();
+    assert_eq!(rig.disk[..2 * PAGE], [7; 2 * PAGE]);
+    assert_eq!(over(&mut rig), [(Ok(()), true)]);
 }
 
 /// Lets the frontend read the backend's directory, or not.
