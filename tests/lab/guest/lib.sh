@@ -34,14 +34,38 @@ fs_make() { wait_disk $1 && mkfs.ext4 -q -F /dev/$1 && echo "made ext4"; }
 fs_mount() { modprobe ext4 && mount -t ext4 /dev/$1 /mnt; }
 fs_check() { e2fsck -f -n /dev/$1; }
 
-# fio_verify FILE MIB [ARGUMENT...]: writes at random in several sizes and reads all of it back
+# fio_verify FILE MIB [ARGUMENT...]: writes at random in several sizes, other data each time, and reads all of it back
 fio_verify() {
-  local file=$1 size=$2; shift 2
+  local file=$1 size=$2 seed; shift 2
+  seed=$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')
   fio --name=verify --filename=$file --size=${size}M --rw=randwrite --bsrange=4k-64k --ioengine=libaio --iodepth=16 \
-    --direct=1 --verify=crc32c --do_verify=1 --verify_fatal=1 --randseed=7 --thread --output-format=terse "$@" >/tmp/fio.out 2>&1 ||
-    { cat /tmp/fio.out; return 1; }
-  echo "fio verified $size MiB"
+    --direct=1 --verify=crc32c --do_verify=1 --verify_fatal=1 --randseed=$seed --thread --output-format=terse "$@" >/tmp/fio-${file##*/}.out 2>&1 ||
+    { echo "seed $seed"; cat /tmp/fio-${file##*/}.out; return 1; }
+  echo "fio verified $size MiB, seed $seed"
 }
+
+# verify_on DEVICE MIB [ARGUMENT...]: fio_verify again and again, in the background
+verify_on() {
+  local device=$1
+  (
+    while [ ! -e /tmp/enough ]; do fio_verify /dev/"$@" || { echo badly >/tmp/went-$device; exit; }; done
+    echo well >/tmp/went-$device
+  ) >/tmp/rounds-$device 2>&1 &
+}
+
+# verified DEVICE...: ends verify_on everywhere; succeeds if all went well on these
+verified() {
+  local device
+  touch /tmp/enough
+  for device; do
+    until [ -e /tmp/went-$device ]; do usleep 100000; done
+    cat /tmp/rounds-$device
+    [ $(cat /tmp/went-$device) = well ] || return 1
+  done
+}
+
+# no_complaints: of the kernel, about a disk
+no_complaints() { ! dmesg | grep -i "I/O error\|wrong operation\|for further use"; }
 
 # checksum DEVICE MIB: of its start, past the page cache
 checksum() { dd if=/dev/$1 bs=1M count=$2 iflag=direct 2>/dev/null | sha256sum; }

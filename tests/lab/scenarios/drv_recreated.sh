@@ -12,7 +12,7 @@ driver_domain() {
   in_guest A 40 serve_disks
 }
 disk_of_a() { echo "backend=A,vdev=$2,access=rw,format=raw,target=/dev/$1"; }
-marked_grants=$(count_grants)
+mark
 driver_domain
 old=$(xl domid A)
 guest B
@@ -32,5 +32,5 @@ in_guest B 20 '(dd if=/dev/xvdb of=/dev/null bs=4k count=1 iflag=direct 2>/tmp/d
 xl block-detach B xvdb
 in_guest B 20 'usleep 2000000; if [ -e /tmp/answered ]; then echo "the read came back: $(cat /tmp/answered /tmp/dd)"; else echo "the read waits"; fi; ls /dev/xvd*; dmesg | tail -3'
 xl destroy B
-until_true 20 [ $(xl list | wc -l) = 2 ]
-[ $(count_grants) = $marked_grants ]
+until_true 20 only_dom0
+back_to_mark

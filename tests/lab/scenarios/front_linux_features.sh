@@ -1,5 +1,5 @@
 # Our frontend in user space of a Linux domain takes what Linux's backend offers: a ring of 16 pages, indirect segments, persistent
-# grants; also while the backend closes the device and opens it again.
+# grants.
 # shows: Linux 6.1 blkback: our frontend in user space, indirect segments
 # shows: Linux 6.1 blkback: our frontend in user space, persistent grants
 # shows: Linux 6.1 blkback: our frontend in user space, ring of 16 pages

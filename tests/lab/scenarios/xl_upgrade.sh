@@ -24,7 +24,7 @@ mark
 guest g1 "$(disk $image xvda)"
 id=$(xl domid g1) be=/local/domain/0/backend/vbd/$(xl domid g1)/51712
 in_guest g1 20 'wait_disk xvda'
-in_guest g1 10 '(while [ ! -e /tmp/enough ]; do fio_verify /dev/xvda 16 || { echo badly >/tmp/went; exit; }; echo round; done; echo well >/tmp/went) >/tmp/rounds 2>&1 &'
+in_guest g1 10 'verify_on xvda 16'
 for round in 1 2 3; do
   place
   fails is_new $backend
@@ -60,7 +60,7 @@ dd if=/tmp/journal of=$journal conv=notrunc 2>/dev/null
 # And what SIGTERM left is gone on with by a new file.
 ringfence_backend
 is_new $backend
-in_guest g1 120 'touch /tmp/enough; until [ -e /tmp/went ]; do usleep 100000; done; cat /tmp/rounds; grep well /tmp/went && ! dmesg | grep -i "I/O error\|wrong operation\|for further use"'
+in_guest g1 120 'verified xvda && no_complaints'
 in_guest g1 30 'random_data xvda 4'
 same_data $image 4 g1 xvda
 guest_off g1
