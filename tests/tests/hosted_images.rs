@@ -52,9 +52,19 @@ impl Rig {
         )
     }
 
-    /// Attaches a disk whose backend offers it at once.
     fn attach(&mut self, target: &Path, read_only: bool, number: u32) -> Result<(), ClientError> {
-        let disk = self.disk(target, read_only, number);
+        self.offer(self.disk(target, read_only, number), number)
+    }
+
+    /// Attaches a disk that may be written to, maybe by others too.
+    fn attach_to(&mut self, target: &Path, shared: bool, number: u32) -> Result<(), ClientError> {
+        let mut disk = self.disk(target, false, number);
+        disk.image.shared = shared;
+        self.offer(disk, number)
+    }
+
+    /// Attaches a disk whose backend offers it at once.
+    fn offer(&mut self, disk: NewDisk, number: u32) -> Result<(), ClientError> {
         let client = self.host.client();
         let path = self.path(number);
         std::thread::scope(|scope| {
@@ -295,11 +305,10 @@ fn we_are_refused_what_qemu_nbd_uses() {
     rig.attach(&image, false, 0).unwrap();
 }
 
-#[test]
-fn the_next_process_waits_for_the_lock_of_the_last() {
+fn the_next_process_waits(shared: bool) {
     let mut rig = Rig::new();
     let image = rig.image("disk.img", MIB);
-    rig.attach(&image, false, 0).unwrap();
+    rig.attach_to(&image, shared, 0).unwrap();
     // Stands for I/O of the dead process that the kernel still does: it keeps the description open.
     let in_flight = rig.open(0).unwrap();
     let domid = rig.blk.domid;
@@ -312,5 +321,35 @@ fn the_next_process_waits_for_the_lock_of_the_last() {
         rig.host.client().domains().unwrap();
     }
     drop(in_flight);
-    assert_eq!(blk.platform.open_image(&path).unwrap().unwrap().bytes, MIB);
+    // A process that another test is just starting may have it for a moment.
+    let opened = std::iter::repeat_with(|| blk.platform.open_image(&path).unwrap());
+    assert_eq!(opened.flatten().next().unwrap().bytes, MIB);
+}
+
+#[test]
+fn the_next_process_waits_for_the_lock_of_the_last() {
+    the_next_process_waits(false);
+}
+
+#[test]
+fn the_next_process_waits_also_where_others_may_write() {
+    the_next_process_waits(true);
+}
+
+#[test]
+fn who_shares_an_image_for_writing_keeps_out_only_itself_and_who_does_not() {
+    let mut rig = Rig::new();
+    let image = rig.image("disk.img", MIB);
+    rig.attach_to(&image, true, 0).unwrap();
+    let first = rig.open(0).unwrap();
+    rig.attach_to(&image, true, 1).unwrap();
+    let second = rig.open(1).unwrap();
+    for read_only in [true, false] {
+        let refused = why(rig.attach(&image, read_only, 2));
+        assert!(matches!(refused, ImageError::InUse { .. }), "{refused}");
+    }
+    // Another host has domains and disks of the same numbers.
+    let mut other = Rig::new();
+    other.attach_to(&image, true, 0).unwrap();
+    drop((first, second, other.open(0).unwrap()));
 }

@@ -43,7 +43,7 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
             toolstack,
             store,
             devices,
-            images: Images::default(),
+            images: Images::of_kernel(),
             opened: BTreeSet::new(),
             journals: None,
         }

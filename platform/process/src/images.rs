@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::image::{ImageError, ImageFormat, ImageSpec};
-use crate::locks::{Conflict, Use};
+use crate::locks::{Conflict, Seat, Use};
 use crate::nbd::{Address, Fence};
 use crate::open::{self, BACKING_MAX, Busy, Identity, Wish};
 
@@ -70,19 +70,21 @@ impl Disk {
 /// The images of all disks, by backend directory.
 #[derive(Debug)]
 pub struct Images {
+    /// What tells these backend directories from those of others, who may use the same images.
+    place: String,
     disks: BTreeMap<String, Disk>,
     /// Images of disks that are gone, which processes may not have noticed yet; since when.
     parted: Vec<(Identity, Instant)>,
     patience: Duration,
 }
 
-impl Default for Images {
-    fn default() -> Self {
-        Self::with_patience(FENCE)
-    }
+/// A name that the kernel gives, from `/proc/sys/kernel/random`.
+fn random(name: &str) -> String {
+    // Without one, devices of other machines might be waited for.
+    std::fs::read_to_string(Path::new("/proc/sys/kernel/random").join(name)).unwrap_or_default()
 }
 
-fn open(spec: &ImageSpec) -> Result<Result<Opened, Busy>, ImageError> {
+fn open(spec: &ImageSpec, seat: Seat) -> Result<Result<Opened, Busy>, ImageError> {
     let format = || spec.format.name().to_owned();
     let target = || spec.target.clone();
     if spec.shared && spec.format == ImageFormat::Qcow2 {
@@ -108,7 +110,7 @@ fn open(spec: &ImageSpec) -> Result<Result<Opened, Busy>, ImageError> {
         what: match (spec.read_only, spec.shared) {
             (true, _) => Use::Read,
             (false, false) => Use::Write,
-            (false, true) => Use::ShareWrites,
+            (false, true) => Use::ShareWrites(seat),
         },
         cache: spec.cache,
     };
@@ -160,13 +162,32 @@ fn connect(spec: &ImageSpec) -> Result<Opened, ImageError> {
 }
 
 impl Images {
-    /// Images for which a process may be told to ask again for so long.
-    pub const fn with_patience(patience: Duration) -> Self {
+    /// Images of backend directories that whoever comes after us means as well, as long as this kernel runs.
+    pub fn of_kernel() -> Self {
+        Self::at(random("boot_id"))
+    }
+
+    /// Images of backend directories that nobody but us knows.
+    pub fn of_process() -> Self {
+        Self::at(random("uuid"))
+    }
+
+    const fn at(place: String) -> Self {
         Self {
+            place,
             disks: BTreeMap::new(),
             parted: Vec::new(),
-            patience,
+            patience: FENCE,
         }
+    }
+
+    /// A process may be told to ask again for so long.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    fn seat(&self, backend: &str) -> Seat {
+        Seat::of(&[&self.place, backend])
     }
 
     fn in_use(
@@ -180,6 +201,9 @@ impl Images {
             *path != except && disk.identity == identity && identity != (0, 0) && disk.served
         });
         let by = match (ours, conflict) {
+            (_, Conflict::Seated) => {
+                "an earlier process of this disk, which still writes to it".to_owned()
+            }
             (Some((_, disk)), _) => disk.name.clone(),
             (None, Conflict::Used) => "another process, which writes to it".to_owned(),
             (None, Conflict::NotShared) => {
@@ -203,7 +227,7 @@ impl Images {
         spec: ImageSpec,
         name: String,
     ) -> Result<bool, ImageError> {
-        match open(&spec)? {
+        match open(&spec, self.seat(backend))? {
             Err((_, identity)) if self.is_parted(identity) => Ok(false),
             Err((conflict, identity)) => {
                 Err(self.in_use(&spec.target, conflict, identity, backend))
@@ -273,6 +297,7 @@ impl Images {
     /// # Errors
     /// [`ImageError`], in words for the `error` node; also when that I/O has been under way for too long.
     pub fn open(&mut self, backend: &str) -> Result<Option<(ImageSpec, Opened)>, ImageError> {
+        let seat = self.seat(backend);
         let Some(disk) = self.disks.get_mut(backend) else {
             return Err(ImageError::NoDisk {
                 backend_path: backend.to_owned(),
@@ -286,7 +311,7 @@ impl Images {
             return Err(self.in_use(&spec.target, Conflict::Used, (0, 0), backend));
         }
         disk.fence = None;
-        match open(&spec)? {
+        match open(&spec, seat)? {
             Ok(opened) => {
                 disk.served = true;
                 disk.waits = None;

@@ -2,6 +2,8 @@
 //!
 //! For each permission that is used, byte `100 + n` is locked, for each that is not shared byte `200 + n`, always with a shared
 //! lock of the open file description. Whoever finds the opposite byte locked by somebody else gives way.
+//!
+//! Those who write to an image together do not keep each other out so. Each of them has a byte of its own besides, a [`Seat`].
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
@@ -55,6 +57,27 @@ fn lock(fd: &impl AsFd, cmd: libc::c_int, kind: libc::c_int, at: i64) -> io::Res
     }
 }
 
+/// A byte that stands for one device. It is locked for its user alone, for as long as anything of an opening is left: what a
+/// dead process still writes for a device keeps the next one out, and nobody else.
+///
+/// There are 2^62 of them, far above all that QEMU locks, so that no two devices meet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seat(i64);
+
+impl Seat {
+    const BASE: i64 = 1 << 62;
+
+    /// Of the device that these words name; the same one in every version of this program.
+    pub fn of(words: &[&str]) -> Self {
+        // FNV-1a, with a byte that is in no word at the end of each.
+        let bytes = words.iter().flat_map(|word| word.bytes().chain([0xFF]));
+        let hash = bytes.fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+        });
+        Self(Self::BASE | (hash >> 2).cast_signed())
+    }
+}
+
 /// What another holder keeps us from, in the words of QEMU's own message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Conflict {
@@ -62,6 +85,8 @@ pub enum Conflict {
     Used,
     /// Somebody does not want others to do what we want to.
     NotShared,
+    /// Somebody has our seat.
+    Seated,
 }
 
 /// What an image is used for.
@@ -71,8 +96,8 @@ pub enum Use {
     Read,
     /// Read and written, while nobody else writes.
     Write,
-    /// Read and written, as others do who say the same.
-    ShareWrites,
+    /// Read and written, as others do who say the same, from this seat.
+    ShareWrites(Seat),
 }
 
 /// Locks the image behind `fd` for this use. `Some` says that somebody else is in the way; the caller
@@ -84,7 +109,15 @@ pub fn acquire(fd: &impl AsFd, what: Use) -> io::Result<Option<Conflict>> {
     let (used, shared) = match what {
         Use::Read => (Perms::READER, Perms::SHARED),
         Use::Write => (Perms::WRITER, Perms::SHARED),
-        Use::ShareWrites => (Perms::SHARER, Perms::WRITES_SHARED),
+        Use::ShareWrites(Seat(at)) => {
+            match lock(fd, libc::F_OFD_SETLK, libc::F_WRLCK, at) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Some(Conflict::Seated));
+                }
+                taken => taken?,
+            };
+            (Perms::SHARER, Perms::WRITES_SHARED)
+        }
     };
     let refused = shared.others();
     for at in used
@@ -109,4 +142,31 @@ pub fn acquire(fd: &impl AsFd, what: Use) -> io::Result<Option<Conflict>> {
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_keeps_its_seat_and_no_other_has_it() {
+        let seat = |words: &[&str]| Seat::of(words).0;
+        // A later version finds what this one left.
+        assert_eq!(
+            seat(&["place", "/local/domain/0/backend/vbd/7/51712"]),
+            0x52F5_8B16_8AD5_F75F
+        );
+        let others = [
+            seat(&[]),
+            seat(&["a"]),
+            seat(&["b"]),
+            seat(&["ab"]),
+            seat(&["a", "b"]),
+            seat(&["", "ab"]),
+        ];
+        for (number, one) in others.iter().enumerate() {
+            assert!(*one >= Seat::BASE);
+            assert!(!others[..number].contains(one));
+        }
+    }
 }

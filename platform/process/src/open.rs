@@ -50,7 +50,7 @@ pub(crate) fn open(wish: &Wish<'_>) -> Result<Result<One, Busy>, ImageError> {
     }
     let mut flags = match wish.what {
         Use::Read => OFlags::RDONLY,
-        Use::Write | Use::ShareWrites => OFlags::RDWR,
+        Use::Write | Use::ShareWrites(_) => OFlags::RDWR,
     };
     if wish.cache == Cache::Through {
         flags |= OFlags::DSYNC;

@@ -179,7 +179,7 @@ impl Broker {
             evtchns: evtchns::Evtchns::default(),
             arenas: arenas::Arenas::default(),
             store: store::StoreServer::new(),
-            images: Images::default(),
+            images: Images::of_process(),
             records: records::Records::default(),
             disks: BTreeMap::new(),
             pending_disks: Vec::new(),
