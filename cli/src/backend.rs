@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use ringfence_blkback::journal::{self, Record};
 use ringfence_blkback::service::{
-    self, DiskError, Files, Image, Images, Kept, Options, STATISTICS_BYTES, Statistics, Toolstack,
-    Worker,
+    self, Asked, DiskError, Files, Image, Images, Kept, Options, STATISTICS_BYTES, Statistics,
+    Toolstack, Worker,
 };
 use ringfence_blkback::sink::Uring;
 use ringfence_core::platform::Platform;
@@ -47,12 +47,12 @@ pub(crate) const JOURNAL_BYTES: u32 = journal::BYTES as u32;
 struct FromBroker(Hosted);
 
 impl Images for FromBroker {
-    fn open(&mut self, backend_dir: &str) -> Result<Option<Image>, DiskError> {
+    fn open(&mut self, backend_dir: &str) -> Result<Asked<Image>, DiskError> {
         let Some(opened) = self.0.open_image(backend_dir)? else {
-            return Ok(None);
+            return Ok(Asked::Later);
         };
         let backing = opened.backing.into_iter().map(Into::into).collect();
-        image::opened(&opened.spec, opened.file.into(), backing).map(Some)
+        image::opened(&opened.spec, opened.file.into(), backing).map(Asked::Open)
     }
 
     fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {

@@ -190,6 +190,8 @@ fn a_load_on_two_queues_finds_everything_after_twenty_kills() {
         serves = backend.said("ready").expect("another process");
     });
     assert_eq!(done, KILLS);
+    // It goes on, long enough for a few flushes.
+    at_work(&image, 100, &|| false, || {});
     guest.ask_to_end();
     let report = guest.said("verified").expect("it says so");
     assert_eq!(report["good"], true, "{report}");

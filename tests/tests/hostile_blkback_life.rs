@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ringfence_blkback::service::{DiskError, Disks as _, Files, Image, Images, Source};
+use ringfence_blkback::service::{Asked, DiskError, Disks as _, Files, Image, Images, Source};
 use ringfence_blkback::sink::IoOp;
 use ringfence_cli::image;
 use ringfence_core::ids::Sector;
@@ -173,9 +173,9 @@ fn headers() -> [Vec<u8>; 3] {
 struct Opened(Option<Image>);
 
 impl Images for Opened {
-    fn open(&mut self, _: &str) -> Result<Option<Image>, DiskError> {
+    fn open(&mut self, _: &str) -> Result<Asked<Image>, DiskError> {
         let image = self.0.take().ok_or("opened twice")?;
-        Ok(Some(image))
+        Ok(Asked::Open(image))
     }
 }
 
@@ -196,7 +196,9 @@ fn xsa_258_what_a_guest_writes_into_a_raw_image_stays_raw() {
         assert!(matches!(opened.source, Source::Raw(_)));
         let mut disks = Files::new(Opened(Some(opened)), None);
         let disk = disks.open("", false, &Default::default());
-        let disk = disk.expect("a disk").expect("nobody else has it");
+        let Ok(Asked::Open(disk)) = disk else {
+            panic!("a disk");
+        };
         assert_eq!(disk.io.geometry().sectors.get() * 512, content.len() as u64);
     }
     std::fs::remove_file(&path).expect("it goes");

@@ -188,6 +188,33 @@ fn a_guest_that_is_faster_than_the_script_waits() {
     guest.round_trip(&mut xl.rig, 1);
 }
 
+/// What `xl migrate` to the same host does: the new domain's disks are there before the old one's are gone.
+#[test]
+fn a_disk_that_the_same_machine_has_elsewhere_is_there_and_connects_once_it_is_free() {
+    let mut xl = Xl::here();
+    let nodes = [("script", SCRIPT), ("type", "phy")];
+    let mut guest = xl.add(BackendType::Vbd, 8, 51712, &nodes);
+    xl.rig.disks.hold_elsewhere(&guest.back_dir, true);
+    xl.write(&guest, "physical-device-path", "/images/a.img");
+    assert_eq!(xl.plugged(&guest), ("connected".into(), String::new()));
+    assert!(xl.rig.service.awaits_disks());
+    guest.publish();
+    guest.set("state", "3");
+    for _ in 0..2 {
+        xl.rig.settle();
+        xl.rig.service.ask_again();
+        assert_eq!((xl.rig.state(&guest).as_str(), xl.opened(&guest)), ("2", 0));
+        assert_eq!(xl.rig.error(&guest), "");
+    }
+    xl.rig.disks.hold_elsewhere(&guest.back_dir, false);
+    xl.rig.service.ask_again();
+    xl.rig.settle();
+    assert_eq!((xl.rig.state(&guest).as_str(), xl.opened(&guest)), ("4", 1));
+    assert!(!xl.rig.service.awaits_disks());
+    guest.set("state", "4");
+    guest.round_trip(&mut xl.rig, 3);
+}
+
 #[test]
 fn a_disk_that_cannot_be_opened_is_reported_to_the_script_and_state_2_stays() {
     let mut xl = Xl::here();

@@ -45,11 +45,36 @@ impl<D: DiskIo + 'static> From<Box<D>> for OpenDisk {
     }
 }
 
+/// What comes of asking for a disk, or for an image.
+#[derive(Debug)]
+pub enum Asked<T> {
+    /// Here it is.
+    Open(T),
+    /// What an earlier process was doing to it is still under way: it is asked for again in a moment.
+    Later,
+    /// Another domain of the same machine has it, which has been migrated and will end: the toolstack, which waits for the new one
+    /// to have its disks, is told that this one does, and it is asked for again until then.
+    Moving,
+}
+
+impl<T> Asked<T> {
+    /// The same of what is made out of it.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn try_map<U, E>(self, make: impl FnOnce(T) -> Result<U, E>) -> Result<Asked<U>, E> {
+        Ok(match self {
+            Self::Open(it) => Asked::Open(make(it)?),
+            Self::Later => Asked::Later,
+            Self::Moving => Asked::Moving,
+        })
+    }
+}
+
 /// Opens the disks that a service serves.
 pub trait Disks {
     /// Opens the disk of the device with this backend directory. `read_only` is what the `mode` node says; the disk may be
-    /// read-only beyond that. Counts into `stats`. `None`: what an earlier process was doing to it is still under way, so it is
-    /// asked for again in a moment.
+    /// read-only beyond that. Counts into `stats`.
     ///
     /// # Errors
     /// In words for the `error` node, naming what is wrong with what.
@@ -58,7 +83,7 @@ pub trait Disks {
         backend_dir: &str,
         read_only: bool,
         stats: &Arc<Stats>,
-    ) -> Result<Option<OpenDisk>, DiskError>;
+    ) -> Result<Asked<OpenDisk>, DiskError>;
 
     /// The journal of the device with this backend directory, whose disk is open: the same for every process of this domain.
     /// `None` if nobody keeps one; what is in flight when the process dies is then lost with it.
@@ -100,11 +125,11 @@ pub struct Image {
 
 /// Opens images: when hosted, by asking the broker. A backend opens nothing by path.
 pub trait Images {
-    /// Opens the image of the device with this backend directory; `None` if it is to be asked for again, see [`Disks::open`].
+    /// Opens the image of the device with this backend directory.
     ///
     /// # Errors
     /// In words for the `error` node.
-    fn open(&mut self, backend_dir: &str) -> Result<Option<Image>, DiskError>;
+    fn open(&mut self, backend_dir: &str) -> Result<Asked<Image>, DiskError>;
 
     /// The journal of the device with this backend directory; see [`Disks::journal`].
     ///
@@ -153,6 +178,30 @@ impl<I: Images> Files<I> {
             (Source::Nbd(socket, export), _) => Box::new(Nbd::new(socket, &export, read_only)?),
         })
     }
+
+    /// The disk on an image.
+    fn disk(
+        &self,
+        image: Image,
+        backend_dir: &str,
+        read_only: bool,
+        stats: &Arc<Stats>,
+    ) -> Result<OpenDisk, DiskError> {
+        let read_only = read_only || image.read_only;
+        let disk = self.storage(image.source, read_only, stats)?;
+        let disk = image.layers.wrap(disk, read_only, backend_dir)?;
+        let ring = self.uring.as_ref().map(Uring::fd);
+        if let Some(fd) = disk.wake().filter(|fd| Some(*fd) != ring) {
+            let set = self.wakes.as_ref().map_err(|errno| *errno)?;
+            // It leaves the set when the disk closes it.
+            watch(set, sink::wake_fd(&*disk, fd))?;
+        }
+        Ok(OpenDisk {
+            io: disk,
+            waiting: image.layers.waiting(),
+            sectors: image.layers.sectors(),
+        })
+    }
 }
 
 fn watch(set: &OwnedFd, fd: BorrowedFd<'_>) -> Result<(), Errno> {
@@ -165,24 +214,9 @@ impl<I: Images> Disks for Files<I> {
         backend_dir: &str,
         read_only: bool,
         stats: &Arc<Stats>,
-    ) -> Result<Option<OpenDisk>, DiskError> {
-        let Some(image) = self.images.open(backend_dir)? else {
-            return Ok(None);
-        };
-        let read_only = read_only || image.read_only;
-        let disk = self.storage(image.source, read_only, stats)?;
-        let disk = image.layers.wrap(disk, read_only, backend_dir)?;
-        let ring = self.uring.as_ref().map(Uring::fd);
-        if let Some(fd) = disk.wake().filter(|fd| Some(*fd) != ring) {
-            let set = self.wakes.as_ref().map_err(|errno| *errno)?;
-            // It leaves the set when the disk closes it.
-            watch(set, sink::wake_fd(&*disk, fd))?;
-        }
-        Ok(Some(OpenDisk {
-            io: disk,
-            waiting: image.layers.waiting(),
-            sectors: image.layers.sectors(),
-        }))
+    ) -> Result<Asked<OpenDisk>, DiskError> {
+        let asked = self.images.open(backend_dir)?;
+        asked.try_map(|image| self.disk(image, backend_dir, read_only, stats))
     }
 
     fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {

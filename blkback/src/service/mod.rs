@@ -27,7 +27,7 @@ mod waiting;
 pub use board::STATISTICS_BYTES;
 pub use control::Refreshed;
 pub use crew::{Crew, THREADS_MAX, Worker};
-pub use disks::{DiskError, Disks, Files, Image, Images, Kept, OpenDisk, Source};
+pub use disks::{Asked, DiskError, Disks, Files, Image, Images, Kept, OpenDisk, Source};
 pub use doorbells::{Doorbells, Polled};
 pub use id::{BackendType, DeviceId, RingId};
 pub use report::{DeviceReport, Report, ReportError, RingReport};

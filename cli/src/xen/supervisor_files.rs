@@ -6,10 +6,10 @@ use std::os::unix::fs::FileTypeExt as _;
 
 use ringfence_blkback::service::{DeviceId, Toolstack};
 use ringfence_core::DomId;
-use ringfence_core::store::{Field, Store, StoreError, StoreExt as _, Tx};
+use ringfence_core::store::{Field, Store, StoreError, StoreExt as _, StorePath, Tx, domain_path};
 use ringfence_linux::DeviceFiles;
 use ringfence_process::child::Exit;
-use ringfence_process::images::Images;
+use ringfence_process::images::{Asked, Images};
 use ringfence_process::{Cache, ImageError, ImageSpec};
 
 use super::supervisor_journals::Journals;
@@ -81,8 +81,7 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
     /// The image of the device with this backend directory, unless I/O of a dead process is still under way.
     pub(super) fn image(&mut self, backend_dir: &str) -> Given {
         match self.open(backend_dir) {
-            Ok(Some((spec, fds))) => (Answer::Image { spec }, fds),
-            Ok(None) => (Answer::Later, Vec::new()),
+            Ok(answer) => answer,
             Err(words) => refused(&words, 0),
         }
     }
@@ -106,7 +105,7 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
             .filter(|id| self.toolstack.types.contains(&id.backend))
     }
 
-    fn open(&mut self, backend_dir: &str) -> Result<Option<(ImageSpec, Vec<OwnedFd>)>, String> {
+    fn open(&mut self, backend_dir: &str) -> Result<Given, String> {
         // Nothing else is read on behalf of the process, whatever it asks for.
         let id = self
             .id(backend_dir)
@@ -138,8 +137,10 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
             // A process of an earlier supervisor used it, maybe until just now.
             self.images.was_served(backend_dir);
         }
-        let mut opened = self.images.open(backend_dir);
-        if let Err(ImageError::InUse { .. }) = opened {
+        let machine = self.machine(id.front);
+        self.images.is_of(backend_dir, machine);
+        let mut asked = self.images.open(backend_dir);
+        if let Err(ImageError::InUse { .. }) | Ok(Asked::Moving) = asked {
             // Maybe by a disk that the toolstack has taken away, which the process has yet to notice.
             let store = &mut self.store;
             let is_gone = |dir: &str| {
@@ -148,14 +149,25 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
                 matches!(found, Err(StoreError::Missing))
             };
             self.images.part(is_gone);
-            opened = self.images.open(backend_dir);
+            asked = self.images.open(backend_dir);
         }
-        let Some((spec, opened)) = opened.map_err(|error| error.to_string())? else {
-            return Ok(None);
-        };
-        self.opened.insert(backend_dir.to_owned());
-        let files = core::iter::once(opened.file).chain(opened.backing);
-        Ok(Some((spec, files.map(OwnedFd::from).collect())))
+        Ok(match asked.map_err(|error| error.to_string())? {
+            Asked::Open(spec, opened) => {
+                self.opened.insert(backend_dir.to_owned());
+                let files = core::iter::once(opened.file).chain(opened.backing);
+                (Answer::Image { spec }, files.map(OwnedFd::from).collect())
+            }
+            Asked::Later => (Answer::Later, Vec::new()),
+            Asked::Moving => (Answer::Moving, Vec::new()),
+        })
+    }
+
+    /// Which machine a domain is, as the toolstack has it (`/local/domain/<domid>/vm`): the same before and after it is migrated.
+    /// `None` if we may not know.
+    fn machine(&mut self, domid: DomId) -> Option<String> {
+        let dir = domain_path(domid);
+        let vm = self.store.read_opt::<StorePath>(Tx::NONE, &dir, "vm");
+        vm.ok().flatten().map(|vm| vm.as_str().to_owned())
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
 use ringfence_blkback::journal::Record;
-use ringfence_blkback::service::{DiskError, Image, Images, Kept};
+use ringfence_blkback::service::{Asked, DiskError, Image, Images, Kept};
 use ringfence_core::DomId;
 use ringfence_linux::DeviceFiles;
 use ringfence_process::ImageSpec;
@@ -78,6 +78,8 @@ pub(super) enum Answer {
     },
     /// The image is not to be had yet: ask again.
     Later,
+    /// The image is in use by another domain of the same machine: ask again.
+    Moving,
     /// The journal; its descriptor comes with this, unless nobody keeps any.
     Journal {
         /// What tells the device's image from others.
@@ -171,7 +173,7 @@ impl Link {
         }
     }
 
-    fn image(&self, backend_dir: &str) -> Result<Option<Image>, DiskError> {
+    fn image(&self, backend_dir: &str) -> Result<Asked<Image>, DiskError> {
         let ask = Ask::OpenImage {
             backend_dir: backend_dir.to_owned(),
         };
@@ -181,9 +183,10 @@ impl Link {
                 let file = fds
                     .pop()
                     .ok_or(io::Error::from(io::ErrorKind::InvalidData))?;
-                image::opened(&spec, file, backing).map(Some)
+                image::opened(&spec, file, backing).map(Asked::Open)
             }
-            (Answer::Later, _) => Ok(None),
+            (Answer::Later, _) => Ok(Asked::Later),
+            (Answer::Moving, _) => Ok(Asked::Moving),
             _ => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
         }
     }
@@ -228,7 +231,7 @@ impl DeviceFiles for Link {
 pub(super) struct FromSupervisor(pub(super) std::sync::Arc<Link>);
 
 impl Images for FromSupervisor {
-    fn open(&mut self, backend_dir: &str) -> Result<Option<Image>, DiskError> {
+    fn open(&mut self, backend_dir: &str) -> Result<Asked<Image>, DiskError> {
         self.0.image(backend_dir)
     }
 

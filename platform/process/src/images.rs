@@ -16,6 +16,17 @@ const FENCE: Duration = Duration::from_secs(60);
 /// How long a process may take to let go of the image of a disk that is gone.
 const PARTING: Duration = Duration::from_secs(5);
 
+/// What comes of asking for an image.
+#[derive(Debug)]
+pub enum Asked {
+    /// Here it is, with what the configuration says of it.
+    Open(ImageSpec, Opened),
+    /// I/O of an earlier process is still under way: ask again.
+    Later,
+    /// Another domain of the same machine has it, which will end: ask again, for as long as that takes.
+    Moving,
+}
+
 /// An open image with its locks.
 #[derive(Debug)]
 pub struct Opened {
@@ -35,6 +46,8 @@ struct Disk {
     /// As messages name it.
     name: String,
     identity: Identity,
+    /// Whose it is: domains of the same machine are one and the same guest, before and after it is migrated.
+    machine: Option<String>,
     /// Some process had it open: I/O of a dead one may still be under way.
     served: bool,
     /// By which that of a server's disk is waited for.
@@ -50,9 +63,20 @@ impl Disk {
             spec,
             name,
             identity: (0, 0),
+            machine: None,
             served: false,
             fence: None,
             waits: None,
+        }
+    }
+
+    /// Whether its image is this one: a server's by its address.
+    fn has(&self, identity: Identity, spec: &ImageSpec) -> bool {
+        match spec.format {
+            ImageFormat::Nbd => {
+                self.spec.format == ImageFormat::Nbd && self.spec.target == spec.target
+            }
+            _ => identity != (0, 0) && self.identity == identity,
         }
     }
 
@@ -67,14 +91,29 @@ impl Disk {
     }
 }
 
+/// What was a disk's until just now.
+#[derive(Debug)]
+struct Parted {
+    disk: Disk,
+    since: Instant,
+}
+
+impl Parted {
+    /// Whether something of it may still be under way.
+    fn is_under_way(&mut self) -> bool {
+        let fence = self.disk.fence.as_mut();
+        self.since.elapsed() < PARTING && fence.is_none_or(|fence| !fence.is_over())
+    }
+}
+
 /// The images of all disks, by backend directory.
 #[derive(Debug)]
 pub struct Images {
     /// What tells these backend directories from those of others, who may use the same images.
     place: String,
     disks: BTreeMap<String, Disk>,
-    /// Images of disks that are gone, which processes may not have noticed yet; since when.
-    parted: Vec<(Identity, Instant)>,
+    /// Disks that are gone, which processes may not have noticed yet.
+    parted: Vec<Parted>,
     patience: Duration,
 }
 
@@ -186,8 +225,16 @@ impl Images {
         Self { patience, ..self }
     }
 
+    /// Domains of the same machine have the same.
     fn seat(&self, backend: &str) -> Seat {
-        Seat::of(&[&self.place, backend])
+        let machine = self
+            .disks
+            .get(backend)
+            .and_then(|disk| disk.machine.as_ref());
+        match (machine, backend.rsplit_once('/')) {
+            (Some(machine), Some((_, vdev))) => Seat::of(&[&self.place, machine, vdev]),
+            _ => Seat::of(&[&self.place, backend]),
+        }
     }
 
     fn in_use(
@@ -228,7 +275,7 @@ impl Images {
         name: String,
     ) -> Result<bool, ImageError> {
         match open(&spec, self.seat(backend))? {
-            Err((_, identity)) if self.is_parted(identity) => Ok(false),
+            Err((_, identity)) if self.is_parted(identity, &spec) => Ok(false),
             Err((conflict, identity)) => {
                 Err(self.in_use(&spec.target, conflict, identity, backend))
             }
@@ -263,22 +310,41 @@ impl Images {
         }
     }
 
+    /// The disk is this machine's, which may have it in another domain too while it is migrated.
+    pub fn is_of(&mut self, backend: &str, machine: Option<String>) {
+        if let Some(disk) = self.disks.get_mut(backend) {
+            disk.machine = machine;
+        }
+    }
+
     /// These disks are gone, as `is_gone` says of their backend directories; processes may have yet to notice.
     pub fn part(&mut self, mut is_gone: impl FnMut(&str) -> bool) {
-        let (now, parted) = (Instant::now(), &mut self.parted);
-        self.disks.retain(|backend, disk| {
-            let gone = is_gone(backend);
-            if gone && disk.served && disk.identity != (0, 0) {
-                parted.push((disk.identity, now));
-            }
-            !gone
-        });
+        let since = Instant::now();
+        let gone = self.disks.extract_if(.., |backend, _| is_gone(backend));
+        let served = gone.filter(|(_, disk)| disk.served);
+        self.parted
+            .extend(served.map(|(_, disk)| Parted { disk, since }));
     }
 
     /// Whether a disk with this image was there until just now.
-    fn is_parted(&mut self, identity: Identity) -> bool {
-        self.parted.retain(|(_, since)| since.elapsed() < PARTING);
-        self.parted.iter().any(|(parted, _)| *parted == identity)
+    fn is_parted(&mut self, identity: Identity, spec: &ImageSpec) -> bool {
+        self.parted.retain_mut(Parted::is_under_way);
+        let mut parted = self.parted.iter();
+        parted.any(|parted| parted.disk.has(identity, spec))
+    }
+
+    /// Whether another domain of the machine that this disk is of has the image, and writes to it.
+    fn is_moving(&self, backend: &str, identity: Identity, spec: &ImageSpec) -> bool {
+        let disk = self.disks.get(backend);
+        let Some(machine) = disk.and_then(|disk| disk.machine.as_ref()) else {
+            return false;
+        };
+        self.disks.iter().any(|(path, disk)| {
+            path != backend
+                && disk.served
+                && disk.machine.as_ref() == Some(machine)
+                && disk.has(identity, spec)
+        })
     }
 
     /// Nothing is known of this disk any more, and nothing of it is under way.
@@ -292,11 +358,11 @@ impl Images {
         disks.for_each(|(_, disk)| disk.waits = None);
     }
 
-    /// Opens the image of a disk. `Ok(None)`: the last process's I/O is still under way, ask again.
+    /// Opens the image of a disk.
     ///
     /// # Errors
-    /// [`ImageError`], in words for the `error` node; also when that I/O has been under way for too long.
-    pub fn open(&mut self, backend: &str) -> Result<Option<(ImageSpec, Opened)>, ImageError> {
+    /// [`ImageError`], in words for the `error` node; also when I/O of an earlier process has been under way for too long.
+    pub fn open(&mut self, backend: &str) -> Result<Asked, ImageError> {
         let seat = self.seat(backend);
         let Some(disk) = self.disks.get_mut(backend) else {
             return Err(ImageError::NoDisk {
@@ -306,12 +372,25 @@ impl Images {
         let spec = disk.spec.clone();
         if disk.fence.as_mut().is_some_and(|fence| !fence.is_over()) {
             if disk.may_wait(self.patience) {
-                return Ok(None);
+                return Ok(Asked::Later);
             }
             return Err(self.in_use(&spec.target, Conflict::Used, (0, 0), backend));
         }
         disk.fence = None;
-        match open(&spec, seat)? {
+        // A server keeps nobody out.
+        if spec.format == ImageFormat::Nbd {
+            if self.is_moving(backend, (0, 0), &spec) {
+                return Ok(Asked::Moving);
+            }
+            if self.is_parted((0, 0), &spec) {
+                return Ok(Asked::Later);
+            }
+        }
+        let found = open(&spec, seat)?;
+        let Some(disk) = self.disks.get_mut(backend) else {
+            return Ok(Asked::Later);
+        };
+        match found {
             Ok(opened) => {
                 disk.served = true;
                 disk.waits = None;
@@ -324,10 +403,11 @@ impl Images {
                         errno: error.raw_os_error().unwrap_or(0),
                     })?);
                 }
-                Ok(Some((spec, opened)))
+                Ok(Asked::Open(spec, opened))
             }
-            Err(_) if disk.served && disk.may_wait(self.patience) => Ok(None),
-            Err((_, identity)) if self.is_parted(identity) => Ok(None),
+            Err(_) if disk.served && disk.may_wait(self.patience) => Ok(Asked::Later),
+            Err((_, identity)) if self.is_moving(backend, identity, &spec) => Ok(Asked::Moving),
+            Err((_, identity)) if self.is_parted(identity, &spec) => Ok(Asked::Later),
             Err((conflict, identity)) => {
                 Err(self.in_use(&spec.target, conflict, identity, backend))
             }

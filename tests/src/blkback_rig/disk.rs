@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ringfence_blkback::error::IoError;
 use ringfence_blkback::journal::Record;
-use ringfence_blkback::service::{DiskError, Disks, Kept, OpenDisk, Waiting};
+use ringfence_blkback::service::{Asked, DiskError, Disks, Kept, OpenDisk, Waiting};
 use ringfence_blkback::sink::{Discard, DiskIo, Done, Geometry, Io, IoOp};
 use ringfence_blkback::stats::Stats;
 use ringfence_core::ids::SectorCount;
@@ -161,6 +161,7 @@ pub struct RecordingDisks {
     disks: Rc<RefCell<BTreeMap<String, Rc<RefCell<Shared>>>>>,
     refuse: Rc<RefCell<Option<&'static str>>>,
     later: Rc<RefCell<BTreeSet<String>>>,
+    moving: Rc<RefCell<BTreeSet<String>>>,
     journals: Rc<RefCell<Option<BTreeMap<String, SimWords>>>>,
     sim: Option<Sim>,
 }
@@ -214,6 +215,15 @@ impl RecordingDisks {
         };
     }
 
+    /// The disk of this backend directory is in use by another domain of the same machine, from now on; or not any more.
+    pub fn hold_elsewhere(&self, backend_dir: &str, on: bool) {
+        let mut moving = self.moving.borrow_mut();
+        match on {
+            true => moving.insert(backend_dir.to_owned()),
+            false => moving.remove(backend_dir),
+        };
+    }
+
     /// From now on no disk can be opened, for this reason; or again.
     pub fn refuse(&self, reason: Option<&'static str>) {
         *self.refuse.borrow_mut() = reason;
@@ -226,17 +236,20 @@ impl Disks for RecordingDisks {
         backend_dir: &str,
         _: bool,
         _: &Arc<Stats>,
-    ) -> Result<Option<OpenDisk>, DiskError> {
+    ) -> Result<Asked<OpenDisk>, DiskError> {
         if let Some(reason) = *self.refuse.borrow() {
             return Err(reason.into());
         }
         if self.later.borrow().contains(backend_dir) {
-            return Ok(None);
+            return Ok(Asked::Later);
+        }
+        if self.moving.borrow().contains(backend_dir) {
+            return Ok(Asked::Moving);
         }
         let disk = self.of(backend_dir);
         disk.borrow_mut().opened += 1;
         let (waiting, sectors) = (disk.borrow().waiting, disk.borrow().counted);
-        Ok(Some(OpenDisk {
+        Ok(Asked::Open(OpenDisk {
             io: Box::new(Recording(disk)),
             waiting,
             sectors,

@@ -5,7 +5,7 @@ use crate::load::{DISK, Waiting};
 use anyhow::Result;
 use ringfence_blkback::Stats;
 use ringfence_blkback::journal::{self, Record};
-use ringfence_blkback::service::{self, DiskError, Disks, Kept, OpenDisk, Options, Worker};
+use ringfence_blkback::service::{self, Asked, DiskError, Disks, Kept, OpenDisk, Options, Worker};
 use ringfence_blkback::sink::{Null, Uring};
 use ringfence_core::SectorCount;
 use ringfence_hosted::{Hosted, HostedStore, RestrictedRing};
@@ -30,16 +30,16 @@ impl Disks for Opened {
         backend_dir: &str,
         read_only: bool,
         stats: &Arc<Stats>,
-    ) -> Result<Option<OpenDisk>, DiskError> {
+    ) -> Result<Asked<OpenDisk>, DiskError> {
         // Also where nothing is stored: the journal is for an image that is open.
         let Some(image) = self.platform.open_image(backend_dir)? else {
-            return Ok(None);
+            return Ok(Asked::Later);
         };
         match &self.uring {
-            None => Ok(Some(Box::new(Null::new(SectorCount::new(DISK / 512))).into())),
+            None => Ok(Asked::Open(Box::new(Null::new(SectorCount::new(DISK / 512))).into())),
             Some(uring) => {
                 let disk = uring.disk(image.file.into(), read_only, Arc::clone(stats))?;
-                Ok(Some(Box::new(disk).into()))
+                Ok(Asked::Open(Box::new(disk).into()))
             }
         }
     }

@@ -6,7 +6,7 @@ use ringfence_core::weakened;
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::xenbus::{BackWish, paths};
 
-use super::super::disks::Disks;
+use super::super::disks::{Asked, Disks};
 use super::super::toolstack::{Hotplug, ImageError, is_lost, text};
 use super::Device;
 use super::medium::Drive;
@@ -22,6 +22,8 @@ pub(super) enum Opening {
     Open,
     /// What an earlier process was doing to it is still under way: it is asked for again in a moment.
     Later,
+    /// The same machine has it in another domain, which will end: it is asked for again until then.
+    Moving,
     /// Why there is none, in words for the `error` node.
     Failed(String),
 }
@@ -62,9 +64,18 @@ impl<P: Platform> Device<'_, P> {
         match opened {
             Opening::Open => {
                 self.refused = None;
-                self.plugged(store)
+                self.plugged(store).map(drop)
             }
             Opening::Later => Ok(()),
+            Opening::Moving => {
+                if self.plugged(store)? {
+                    tracing::info!(
+                        "{}: another domain of the same machine has the disk, and is waited for",
+                        self.id
+                    );
+                }
+                Ok(())
+            }
             Opening::Failed(reason) => {
                 self.refused = Some(image);
                 self.warn(format_args!("{reason}"));
@@ -88,16 +99,19 @@ impl<P: Platform> Device<'_, P> {
         Ok(self.toolstack.hotplug == Hotplug::Daemon && self.image(store)?.is_none())
     }
 
-    /// Says that the disk is there, unless that is what the node says: each write is an event for ourselves too.
-    /// Not when hosted.
-    fn plugged<S: Store>(&self, store: &mut S) -> Result<(), StoreError> {
+    /// Says that the disk is there, unless that is what the node says: each write is an event for ourselves too. Whether it was
+    /// said. Not when hosted.
+    fn plugged<S: Store>(&self, store: &mut S) -> Result<bool, StoreError> {
         if self.toolstack.hotplug == Hotplug::AtOnce {
-            return Ok(());
+            return Ok(false);
         }
         match text(store, &self.dir, "hotplug-status") {
-            Ok(Some(status)) if status == "connected" => Ok(()),
+            Ok(Some(status)) if status == "connected" => Ok(false),
             Err(ImageError::Store { error, .. }) if is_lost(error) => Err(error),
-            _ => store.write_str(Tx::NONE, &self.dir, "hotplug-status", "connected"),
+            _ => {
+                store.write_str(Tx::NONE, &self.dir, "hotplug-status", "connected")?;
+                Ok(true)
+            }
         }
     }
 
@@ -136,7 +150,7 @@ impl<P: Platform> Device<'_, P> {
                 self.plugged(store)?;
                 Ok(true)
             }
-            Opening::Later => Ok(false),
+            Opening::Later | Opening::Moving => Ok(false),
             Opening::Failed(reason) => {
                 self.unplugged(store, &reason)?;
                 self.retire(false, reason);
@@ -175,11 +189,15 @@ impl<P: Platform> Device<'_, P> {
             false => (None, None),
         };
         Ok(match disks.open(&self.dir, read_only, &self.stats) {
-            Ok(None) => {
+            Ok(Asked::Later) => {
                 self.later = true;
                 Opening::Later
             }
-            Ok(Some(mut opened)) => {
+            Ok(Asked::Moving) => {
+                self.later = true;
+                Opening::Moving
+            }
+            Ok(Asked::Open(mut opened)) => {
                 self.drive = None;
                 if self.cdrom {
                     let (tray, io) = Tray::new(opened.io);

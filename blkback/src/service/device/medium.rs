@@ -5,7 +5,7 @@ use ringfence_core::store::{Store, StoreError, StoreExt, Tx};
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::xenbus::paths;
 
-use super::super::disks::Disks;
+use super::super::disks::{Asked, Disks};
 use super::super::toolstack::{Hotplug, ImageError, is_lost, text};
 use super::Device;
 use super::hotplug::Opening;
@@ -84,7 +84,7 @@ impl<P: Platform> Device<'_, P> {
         };
         match inserted {
             Opening::Open => self.clear_error(store)?,
-            Opening::Later => {}
+            Opening::Later | Opening::Moving => {}
             Opening::Failed(reason) => {
                 self.warn(format_args!("{reason}"));
                 paths::report(store, &self.dir, &reason)?;
@@ -99,14 +99,14 @@ impl<P: Platform> Device<'_, P> {
             return Opening::Open;
         };
         match disks.open(&self.dir, true, &self.stats) {
-            Ok(Some(opened)) => match drive.tray.change(Some(opened.io)) {
+            Ok(Asked::Open(opened)) => match drive.tray.change(Some(opened.io)) {
                 Ok(()) => Opening::Open,
                 Err(io) => {
                     let bytes = io.geometry().logical;
                     Opening::Failed(format!("a medium with sectors of {bytes} bytes"))
                 }
             },
-            Ok(None) => {
+            Ok(Asked::Later | Asked::Moving) => {
                 // Empty it is, and so the next look finds that it should not be.
                 drive.image = None;
                 self.later = true;

@@ -269,6 +269,43 @@ fn an_image_that_others_write_to_as_well_is_waited_for_by_its_own_disk_only() {
     desk.wait(first);
 }
 
+/// As `xl migrate` to the same host has it: both domains have the disk for a moment.
+#[test]
+fn an_image_moves_from_one_domain_of_a_machine_to_the_next() {
+    let dir = Dir::new("moving");
+    let image = dir.image("a");
+    for mode in ["w", "w!"] {
+        let mut desk = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
+        for domain in ["/local/domain/7", "/local/domain/8"] {
+            desk.write(domain, &[("vm", "/vm/some-uuid")]);
+        }
+        let [old, new] = desk.two_disks(&image, mode);
+        let (_, held) = desk.ask(old).unwrap();
+        for _ in 0..2 {
+            assert_eq!(desk.files.image(new).0, Answer::Moving, "{mode}");
+        }
+        // The old domain is gone, and the process has yet to notice.
+        desk.toolstack.rm(Tx::NONE, old).unwrap();
+        assert_eq!(desk.files.image(new).0, Answer::Later, "{mode}");
+        drop(held);
+        desk.wait(new);
+    }
+}
+
+#[test]
+fn domains_of_two_machines_keep_each_other_out() {
+    let dir = Dir::new("machines");
+    let image = dir.image("a");
+    let mut desk = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
+    for (domain, vm) in [("/local/domain/7", "/vm/a"), ("/local/domain/8", "/vm/b")] {
+        desk.write(domain, &[("vm", vm)]);
+    }
+    let [first, second] = desk.two_disks(&image, "w");
+    let _held = desk.ask(first).unwrap();
+    let words = desk.ask(second).unwrap_err();
+    assert!(words.contains("in use by vbd 7/51712"), "{words}");
+}
+
 #[test]
 fn an_image_is_waited_for_until_the_process_notices_that_its_disk_is_gone() {
     let dir = Dir::new("parted");

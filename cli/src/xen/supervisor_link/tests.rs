@@ -73,16 +73,23 @@ fn an_image_comes_with_what_the_configuration_forbids() {
         let (image, _) = ask(vec![answer], |link| {
             FromSupervisor(link).open("/x").unwrap()
         });
-        assert_eq!(image.map(|image| image.read_only), Some(read_only));
+        let Asked::Open(image) = image else {
+            panic!("{image:?}");
+        };
+        assert_eq!(image.read_only, read_only);
     }
 }
 
 #[test]
 fn an_image_that_a_dead_process_still_uses_is_none_yet() {
-    let (image, _) = ask(vec![(Answer::Later, Vec::new())], |link| {
-        FromSupervisor(link).open("/x").unwrap()
-    });
-    assert!(image.is_none());
+    let open = |answer| {
+        let (image, _) = ask(vec![(answer, Vec::new())], |link| {
+            FromSupervisor(link).open("/x").unwrap()
+        });
+        image
+    };
+    assert!(matches!(open(Answer::Later), Asked::Later));
+    assert!(matches!(open(Answer::Moving), Asked::Moving));
 }
 
 #[test]

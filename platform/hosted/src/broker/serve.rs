@@ -8,6 +8,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::Broker;
 use crate::control::{Refusal, Reply, Request};
+use ringfence_process::images::Asked;
 use ringfence_process::packet::{self, Received};
 
 /// Messages taken from a process before it is served.
@@ -178,13 +179,13 @@ impl Broker {
             }),
         };
         match opened.map_err(Refusal::Image)? {
-            Some((spec, opened)) => {
+            Asked::Open(spec, opened) => {
                 let bytes = opened.bytes;
                 let files = core::iter::once(opened.file).chain(opened.backing);
                 let fds = files.map(OwnedFd::from).collect();
                 Ok((Reply::Image { spec, bytes }, fds))
             }
-            None => Ok((Reply::Later, Vec::new())),
+            Asked::Later | Asked::Moving => Ok((Reply::Later, Vec::new())),
         }
     }
 }
