@@ -14,6 +14,7 @@ use imago::file::File as Storage;
 use imago::qcow2::Qcow2 as Driver;
 use imago::raw::Raw;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder as _};
+use ringfence_core::PAGE;
 use ringfence_core::ids::{Sector, SectorCount};
 use rustix::io::Errno;
 use thiserror::Error;
@@ -21,6 +22,7 @@ use thiserror::Error;
 use super::raw::FlushLatch;
 use super::worker::{Blocking, Worker};
 use super::{Discard, DiskIo, Done, Geometry, Io, IoOp};
+use crate::buffer::Buffer;
 use crate::error::IoError;
 
 /// An image below another, opened for reading.
@@ -81,13 +83,16 @@ struct Head {
 
 impl Head {
     fn read(image: &OwnedFd) -> io::Result<Self> {
-        let mut bytes = [0; 24];
-        let read = rustix::io::pread(image, &mut bytes, 0)?;
+        // A page on a page: the image may be open past the page cache.
+        let mut page = Buffer::with_pages(1);
+        page.set_len(PAGE);
+        let read = rustix::io::pread(image, page.bytes_mut(), 0)?;
+        page.set_len(read);
         let be = |at: usize| {
-            let field = bytes.get(at..).and_then(|rest| rest.first_chunk());
+            let field = page.bytes().get(at..).and_then(|rest| rest.first_chunk());
             field.map_or(0, |field| u32::from_be_bytes(*field))
         };
-        if read < bytes.len() || be(0) != 0x5146_49fb {
+        if read < 24 || be(0) != 0x5146_49fb {
             return Err(io::Error::other("no magic number of the format"));
         }
         Ok(Self {
