@@ -26,6 +26,8 @@ enum What {
     Block,
     /// Reads and writes of 4 KiB on a file past the page cache, against io_uring on the file itself
     File,
+    /// Writes of 4 KiB to a qcow2 image past the page cache, against QEMU on one like it
+    Qcow2,
     /// One busy disk among up to 1,000 in one driver domain, and what an idle one takes
     Disks,
     /// How long a guest waits when the driver domain's process is killed
@@ -40,6 +42,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         What::Ring => ("ring-bench", None),
         What::Block => ("block-bench", Some("null")),
         What::File => ("block-bench", Some("file")),
+        What::Qcow2 => ("block-bench", Some("qcow2")),
         What::Disks => ("block-bench", Some("disks")),
         What::Kills => ("block-bench", Some("kills")),
         What::Lab => return lab::run(&options.lab, options.json.as_ref()),

@@ -2,12 +2,13 @@
 
 use crate::load::{DISK, Waiting};
 use crate::meter::Outcome;
+use crate::ours::Disk;
 use crate::report::median;
 use crate::{Options, ours, peer};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Serialize)]
 struct Row {
@@ -21,10 +22,14 @@ struct Row {
 }
 
 /// A file with all its blocks; removed when dropped.
-struct Written(PathBuf);
+pub(crate) struct Written(PathBuf);
 
 impl Written {
-    fn new(options: &Options) -> Result<Self> {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn new(options: &Options) -> Result<Self> {
         let dir = options.dir.clone().unwrap_or_else(std::env::temp_dir);
         let path = dir.join(format!("ringfence-block-bench-{}-file", std::process::id()));
         let mut file = std::fs::File::create(&path).with_context(|| path.display().to_string())?;
@@ -55,8 +60,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for (operation, write) in [("read", false), ("write", true)] {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..options.rounds {
-            ours.push(ours::measure_file(&file.0, &load, write)?);
-            theirs.push(peer::measure_file(&file.0, &load, write)?);
+            ours.push(ours::measure_file(file.path(), Disk::File, &load, write)?);
+            theirs.push(peer::measure_file(file.path(), &load, write)?);
         }
         let (ours, peer) = (median(&ours), median(&theirs));
         let row = Row {

@@ -10,6 +10,7 @@ mod meter;
 mod null;
 mod ours;
 mod peer;
+mod qcow2;
 mod report;
 
 use anyhow::Result;
@@ -58,6 +59,8 @@ enum What {
     Null,
     /// Random reads and writes on a file past the page cache, against io_uring on the file itself
     File,
+    /// Random writes to a qcow2 image past the page cache, against QEMU on one like it and a file without a format
+    Qcow2,
     /// One busy disk among many in one driver domain, and what an idle one takes
     Disks,
     /// How long a guest waits when the driver domain's process is killed
@@ -102,6 +105,7 @@ fn main() -> Result<()> {
     match options.what {
         What::Null => null::run(&options),
         What::File => file::run(&options),
+        What::Qcow2 => qcow2::run(&options),
         What::Disks => disks::run(&options),
         What::Kills => kills::run(&options),
     }

@@ -1,4 +1,5 @@
-//! The peers: `qemu-storage-daemon` serving vhost-user-blk over null-co, and io_uring on a file, both driven by the crate `blkio`.
+//! The peers: `qemu-storage-daemon` serving vhost-user-blk over null-co or a qcow2 image, and io_uring on a file, all driven by the
+//! crate `blkio`.
 
 use crate::load::{DEEPEST, DISK, Load, Placement, Places, READ, Side, Waiting};
 use crate::meter::{Meter, Now, Outcome, Spent};
@@ -35,15 +36,36 @@ pub const fn settings(waiting: Waiting) -> &'static [u64] {
     }
 }
 
+/// What the daemon serves.
+#[derive(Clone, Copy)]
+enum Serves<'a> {
+    /// Nothing.
+    Null,
+    /// This image, past the page cache.
+    Qcow2(&'a Path),
+}
+
+impl Serves<'_> {
+    fn blockdev(self) -> String {
+        match self {
+            Self::Null => format!("driver=null-co,node-name=disk,size={DISK},read-zeroes=off"),
+            Self::Qcow2(path) => format!(
+                "driver=qcow2,node-name=disk,cache.direct=on,file.driver=file,file.aio=io_uring,file.cache.direct=on,file.filename={}",
+                path.display()
+            ),
+        }
+    }
+}
+
 /// Its arguments.
-fn arguments(poll: u64) -> Vec<String> {
+fn arguments(poll: u64, serves: Serves<'_>) -> Vec<String> {
     [
         "--object",
         &format!("iothread,id=worker,poll-max-ns={poll}"),
         "--blockdev",
-        &format!("driver=null-co,node-name=disk,size={DISK},read-zeroes=off"),
+        &serves.blockdev(),
         "--export",
-        &format!("type=vhost-user-blk,id=export,node-name=disk,addr.type=fd,addr.str={SOCKET_FD},iothread=worker"),
+        &format!("type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=fd,addr.str={SOCKET_FD},iothread=worker"),
     ]
     .map(str::to_owned)
     .to_vec()
@@ -57,7 +79,7 @@ pub fn command_line(waiting: Waiting, poll: u64) -> String {
     };
     format!(
         "{PROGRAM} {} | blkio virtio-blk-vhost-user num-queues=1, {wait}",
-        arguments(poll).join(" ")
+        arguments(poll, Serves::Null).join(" ")
     )
 }
 
@@ -68,7 +90,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(poll: u64, placement: Placement) -> Result<Self> {
+    fn start(poll: u64, placement: Placement, serves: Serves<'_>) -> Result<Self> {
         let dir =
             std::env::temp_dir().join(format!("ringfence-block-bench-{}", std::process::id()));
         std::fs::create_dir_all(&dir)?;
@@ -80,7 +102,7 @@ impl Daemon {
         placement.take(Side::Back)?;
         let child = Command::new("sh")
             .args(["-c", &script, PROGRAM])
-            .args(arguments(poll))
+            .args(arguments(poll, serves))
             .spawn();
         placement.take(Side::Front)?;
         let child = child.with_context(|| format!("cannot start {PROGRAM}"))?;
@@ -105,9 +127,21 @@ impl Drop for Daemon {
 /// # Errors
 /// The daemon or a read fails.
 pub fn measure(load: &Load, poll: u64) -> Result<Outcome> {
-    let daemon = Daemon::start(poll, load.placement)?;
+    measure_daemon(load, poll, Serves::Null, false)
+}
+
+/// Measures it on writes to a qcow2 image.
+///
+/// # Errors
+/// The daemon or a write fails.
+pub fn measure_qcow2(image: &Path, load: &Load) -> Result<Outcome> {
+    measure_daemon(load, 0, Serves::Qcow2(image), true)
+}
+
+fn measure_daemon(load: &Load, poll: u64, serves: Serves<'_>, write: bool) -> Result<Outcome> {
+    let daemon = Daemon::start(poll, load.placement, serves)?;
     let target = Target::Socket(&daemon.socket(), daemon.child.id());
-    let result = drive(&target, load, false);
+    let result = drive(&target, load, write);
     drop(daemon);
     result
 }

@@ -5,8 +5,10 @@ use crate::load::{DISK, Waiting};
 use anyhow::Result;
 use ringfence_blkback::Stats;
 use ringfence_blkback::journal::{self, Record};
-use ringfence_blkback::service::{self, Asked, DiskError, Disks, Kept, OpenDisk, Options, Worker};
-use ringfence_blkback::sink::{Null, Uring};
+use ringfence_blkback::service::{
+    self, Asked, DiskError, Disks, Files, Image, Images, Kept, OpenDisk, Options, Source, Worker,
+};
+use ringfence_blkback::sink::{Layers, Null, Uring};
 use ringfence_core::SectorCount;
 use ringfence_hosted::{Hosted, HostedStore, RestrictedRing};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -18,10 +20,34 @@ const SPIN: Duration = Duration::from_millis(1);
 /// Submission entries of the ring for all disks.
 const RING_ENTRIES: u32 = 256;
 
+/// What the broker opens, or nothing at all.
 struct Opened {
     platform: Hosted,
     options: BackOptions,
-    uring: Option<Uring>,
+    files: Files<Broker>,
+}
+
+/// Images as the broker opens them.
+struct Broker {
+    platform: Hosted,
+    disk: Disk,
+}
+
+impl Images for Broker {
+    fn open(&mut self, backend_dir: &str) -> Result<Asked<Image>, DiskError> {
+        let Some(opened) = self.platform.open_image(backend_dir)? else {
+            return Ok(Asked::Later);
+        };
+        let file = opened.file.into();
+        Ok(Asked::Open(Image {
+            source: match self.disk {
+                Disk::Null | Disk::File => Source::Raw(file),
+                Disk::Qcow2 => Source::Qcow2(file, Vec::new()),
+            },
+            read_only: opened.spec.read_only,
+            layers: Layers::default(),
+        }))
+    }
 }
 
 impl Disks for Opened {
@@ -32,16 +58,11 @@ impl Disks for Opened {
         stats: &Arc<Stats>,
     ) -> Result<Asked<OpenDisk>, DiskError> {
         // Also where nothing is stored: the journal is for an image that is open.
-        let Some(image) = self.platform.open_image(backend_dir)? else {
-            return Ok(Asked::Later);
-        };
-        match &self.uring {
-            None => Ok(Asked::Open(Box::new(Null::new(SectorCount::new(DISK / 512))).into())),
-            Some(uring) => {
-                let disk = uring.disk(image.file.into(), read_only, Arc::clone(stats))?;
-                Ok(Asked::Open(Box::new(disk).into()))
-            }
-        }
+        let asked = self.files.open(backend_dir, read_only, stats)?;
+        asked.try_map(|disk| match self.options.disk {
+            Disk::Null => Ok(Box::new(Null::new(SectorCount::new(DISK / 512))).into()),
+            Disk::File | Disk::Qcow2 => Ok(disk),
+        })
     }
 
     fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {
@@ -55,7 +76,7 @@ impl Disks for Opened {
     }
 
     fn wake(&self) -> Option<BorrowedFd<'_>> {
-        self.uring.as_ref().map(Uring::as_fd)
+        self.files.wake()
     }
 }
 
@@ -63,12 +84,18 @@ impl Disks for Opened {
 pub(super) fn run(platform: &Hosted, store: HostedStore, options: BackOptions) -> Result<Served> {
     let ring = match options.disk {
         Disk::Null => None,
-        Disk::File => Some(RestrictedRing::new(RING_ENTRIES)?),
+        Disk::File | Disk::Qcow2 => Some(RestrictedRing::new(RING_ENTRIES)?),
     };
     let disks = || Opened {
         platform: platform.clone(),
         options,
-        uring: ring.map(|ring| Uring::new(ring.into_inner())),
+        files: Files::new(
+            Broker {
+                platform: platform.clone(),
+                disk: options.disk,
+            },
+            ring.map(|ring| Uring::new(ring.into_inner())),
+        ),
     };
     let workers = vec![Worker { store, disks }];
     let waiting = match options.waiting {

@@ -5,7 +5,7 @@ use super::{BackOptions, Disk};
 use anyhow::{Context as _, Result, ensure};
 use ringfence_hosted::admin::{Client, DomainKind, NewDisk, NewDomain, RestartPolicy};
 use ringfence_hosted::broker::{Broker, Quotas};
-use ringfence_hosted::{Cache, ImageSpec, RunDir};
+use ringfence_hosted::{Cache, ImageFormat, ImageSpec, RunDir};
 use serde::de::DeserializeOwned;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::fd::AsFd as _;
@@ -111,7 +111,7 @@ impl Host {
             format!("--waiting={}", options.waiting.word()),
             format!("--placement={}", options.placement.word()),
         ];
-        argv.extend((options.disk == Disk::File).then(|| "--disk=file".to_owned()));
+        argv.push(format!("--disk={}", options.disk.word()));
         argv.extend(options.unjournaled.then(|| "--unjournaled".to_owned()));
         self.domain("back", DomainKind::DriverDomain, &argv, restart)
     }
@@ -140,16 +140,25 @@ impl Host {
     }
 
     /// Gives a guest a disk.
-    pub fn attach(&self, guest: &str, image: &Path, read_only: bool, vdev: u32) -> Result<()> {
+    pub fn attach(
+        &self,
+        guest: &str,
+        disk: Disk,
+        image: &Path,
+        read_only: bool,
+        vdev: u32,
+    ) -> Result<()> {
         let cache = Cache::Direct;
-        // Many may have the same one.
-        let shared = !read_only;
+        let format = match disk {
+            Disk::Null | Disk::File => ImageFormat::Raw,
+            Disk::Qcow2 => ImageFormat::Qcow2,
+        };
         self.client.attach_disk(NewDisk {
             guest: guest.into(),
             backend: "back".into(),
             image: ImageSpec {
                 cache,
-                shared,
+                format,
                 ..ImageSpec::raw(image, read_only)
             },
             vdev,

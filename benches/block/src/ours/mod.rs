@@ -27,6 +27,19 @@ pub enum Disk {
     Null,
     /// The image, by io_uring, past the page cache.
     File,
+    /// The image, which is qcow2, past the page cache.
+    Qcow2,
+}
+
+impl Disk {
+    /// As the command line says it.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::File => "file",
+            Self::Qcow2 => "qcow2",
+        }
+    }
 }
 
 /// How the driver domain runs.
@@ -123,16 +136,16 @@ pub fn measure(load: &Load, unjournaled: bool) -> Result<Outcome> {
     run(&host, &image, back, &FrontOptions::new(load))
 }
 
-/// Measures on a file, past the page cache.
+/// Measures on a file, past the page cache: its own bytes, or qcow2.
 ///
 /// # Errors
 /// A process ends early.
-pub fn measure_file(file: &Path, load: &Load, write: bool) -> Result<Outcome> {
+pub fn measure_file(file: &Path, disk: Disk, load: &Load, write: bool) -> Result<Outcome> {
     let host = Host::start()?;
     let back = BackOptions {
         waiting: load.waiting,
         placement: load.placement,
-        disk: Disk::File,
+        disk,
         unjournaled: false,
     };
     let front = FrontOptions {
@@ -171,13 +184,13 @@ pub fn measure_among(disks: u16, load: &Load) -> Result<Outcome> {
         let name = format!("idle-{first}");
         let guest = host.front(&name, &front)?;
         for number in first..first + front.disks {
-            host.attach(&name, &image, true, vdev(number))?;
+            host.attach(&name, options.disk, &image, true, vdev(number))?;
         }
         guest.line().with_context(|| name.clone())?;
         guests.push(guest);
         first += front.disks;
     }
-    let outcome = measured(&host, &image, back, &FrontOptions::new(load));
+    let outcome = measured(&host, options.disk, &image, back, &FrontOptions::new(load));
     for guest in guests {
         guest.end()?;
     }
@@ -203,7 +216,7 @@ pub fn measure_kills(kills: u32, load: &Load) -> Result<Vec<f64>> {
         ..FrontOptions::new(load)
     };
     let guest = host.front(FRONT, &front)?;
-    host.attach(FRONT, &image, true, VDEV)?;
+    host.attach(FRONT, options.disk, &image, true, VDEV)?;
     let stalls = guest.say().context("the guest")?;
     drop(back);
     Ok(stalls)
@@ -212,17 +225,23 @@ pub fn measure_kills(kills: u32, load: &Load) -> Result<Vec<f64>> {
 /// Starts both halves on this image and waits for what they say.
 fn run(host: &Host, image: &Path, options: BackOptions, front: &FrontOptions) -> Result<Outcome> {
     let back = host.back(options, RestartPolicy::Never)?;
-    measured(host, image, back, front)
+    measured(host, options.disk, image, back, front)
 }
 
 /// Starts the guest and waits for what it and the driver domain say.
-fn measured(host: &Host, image: &Path, back: Domain, front: &FrontOptions) -> Result<Outcome> {
+fn measured(
+    host: &Host,
+    disk: Disk,
+    image: &Path,
+    back: Domain,
+    front: &FrontOptions,
+) -> Result<Outcome> {
     let front = FrontOptions {
         back: host.pid("back")?,
         ..front.clone()
     };
     let guest = host.front(FRONT, &front)?;
-    host.attach(FRONT, image, !front.write, VDEV)?;
+    host.attach(FRONT, disk, image, !front.write, VDEV)?;
     let mut outcome: Outcome = guest.say().context("the guest")?;
     let served: Served = back.stop().context("the driver domain")?;
     let per = |count: u64| count as f64 / served.requests.max(1) as f64;
