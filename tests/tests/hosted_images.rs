@@ -353,3 +353,20 @@ fn who_shares_an_image_for_writing_keeps_out_only_itself_and_who_does_not() {
     other.attach_to(&image, true, 0).unwrap();
     drop((first, second, other.open(0).unwrap()));
 }
+
+#[test]
+fn a_guest_keeps_its_disk_while_the_image_is_not_to_be_had() {
+    let mut rig = Rig::new();
+    let image = rig.image("disk.img", MIB);
+    rig.attach(&image, false, 0).unwrap();
+    drop(rig.open(0).unwrap());
+    let (domid, path, away) = (rig.blk.domid, rig.path(0), rig.host.path("away"));
+    rig.host.kill(rig.blk);
+    std::fs::rename(&image, &away).unwrap();
+    let blk = rig.host.restart("blk0", domid);
+    for _ in 0..50 {
+        assert!(blk.platform.open_image(&path).unwrap().is_none());
+    }
+    std::fs::rename(&away, &image).unwrap();
+    assert_eq!(blk.platform.open_image(&path).unwrap().unwrap().bytes, MIB);
+}

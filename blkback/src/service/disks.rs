@@ -50,7 +50,8 @@ impl<D: DiskIo + 'static> From<Box<D>> for OpenDisk {
 pub enum Asked<T> {
     /// Here it is.
     Open(T),
-    /// What an earlier process was doing to it is still under way: it is asked for again in a moment.
+    /// What an earlier process was doing to it is still under way, or it cannot be opened just now: it is asked for again in a
+    /// moment.
     Later,
     /// Another domain of the same machine has it, which has been migrated and will end: the toolstack, which waits for the new one
     /// to have its disks, is told that this one does, and it is asked for again until then.

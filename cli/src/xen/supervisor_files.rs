@@ -7,6 +7,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use ringfence_blkback::service::{DeviceId, Toolstack};
 use ringfence_core::DomId;
 use ringfence_core::store::{Field, Store, StoreError, StoreExt as _, StorePath, Tx, domain_path};
+use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_linux::DeviceFiles;
 use ringfence_process::child::Exit;
 use ringfence_process::images::{Asked, Images};
@@ -127,7 +128,10 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
             let safe = self.domid != DomId::DOM0 || matches!(safe, Ok(Some(true)));
             spec.cache = usual_cache(&spec, safe);
         }
-        if self.opened.contains(backend_dir) {
+        let again = self.opened.contains(backend_dir);
+        let state = self.store.read_state(Tx::NONE, backend_dir);
+        let connected = !again && state == Ok(XenbusState::Connected.number());
+        if again {
             // The present process has let go of what it had: nothing is left to wait for.
             self.images.forget(backend_dir);
         }
@@ -139,7 +143,7 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
         }
         let machine = self.machine(id.front);
         self.images.is_of(backend_dir, machine);
-        let mut asked = self.images.open(backend_dir);
+        let mut asked = self.images.open(backend_dir, connected);
         if let Err(ImageError::InUse { .. }) | Ok(Asked::Moving) = asked {
             // Maybe by a disk that the toolstack has taken away, which the process has yet to notice.
             let store = &mut self.store;
@@ -149,7 +153,7 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
                 matches!(found, Err(StoreError::Missing))
             };
             self.images.part(is_gone);
-            asked = self.images.open(backend_dir);
+            asked = self.images.open(backend_dir, connected);
         }
         Ok(match asked.map_err(|error| error.to_string())? {
             Asked::Open(spec, opened) => {

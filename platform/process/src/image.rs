@@ -184,3 +184,11 @@ pub enum ImageError {
         errno: i32,
     },
 }
+
+impl ImageError {
+    /// Whether it may be otherwise in a moment, with the same configuration: a server that is being started again, a table that is
+    /// full, storage that is away.
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::System { .. })
+    }
+}

@@ -10,8 +10,11 @@ use crate::locks::{Conflict, Seat, Use};
 use crate::nbd::{Address, Fence};
 use crate::open::{self, BACKING_MAX, Busy, Identity, Wish};
 
-/// How long I/O of a dead process may keep the next one from its image.
-const FENCE: Duration = Duration::from_secs(60);
+/// How long a process may be kept from the image of a disk that is in use: by I/O of a dead one, or by an error that may pass.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How much longer than an attempt that failed it is left alone: others are not served while a server does not answer.
+const REST: u32 = 4;
 
 /// How long a process may take to let go of the image of a disk that is gone.
 const PARTING: Duration = Duration::from_secs(5);
@@ -21,7 +24,7 @@ const PARTING: Duration = Duration::from_secs(5);
 pub enum Asked {
     /// Here it is, with what the configuration says of it.
     Open(ImageSpec, Opened),
-    /// I/O of an earlier process is still under way: ask again.
+    /// I/O of an earlier process is still under way, or it cannot be opened just now: ask again.
     Later,
     /// Another domain of the same machine has it, which will end: ask again, for as long as that takes.
     Moving,
@@ -54,6 +57,8 @@ struct Disk {
     fence: Option<Fence>,
     /// When a process was first told to ask again.
     waits: Option<Instant>,
+    /// Why it could not be opened last, and when that is tried again.
+    trouble: Option<(ImageError, Instant)>,
 }
 
 impl Disk {
@@ -67,7 +72,42 @@ impl Disk {
             served: false,
             fence: None,
             waits: None,
+            trouble: None,
         }
+    }
+
+    /// Opens it, for one process.
+    fn open(&mut self, seat: Seat) -> Result<Result<Opened, Busy>, ImageError> {
+        let opened = match open(&self.spec, seat)? {
+            Ok(opened) => opened,
+            busy => return Ok(busy),
+        };
+        if self.spec.format == ImageFormat::Nbd {
+            let fence = Fence::new(&opened.file).map_err(|error| ImageError::System {
+                target: self.spec.target.clone(),
+                op: "dup".to_owned(),
+                errno: error.raw_os_error().unwrap_or(0),
+            })?;
+            self.fence = Some(fence);
+        }
+        self.served = true;
+        self.waits = None;
+        self.trouble = None;
+        self.identity = opened.identity;
+        Ok(Ok(opened))
+    }
+
+    /// An attempt to open it failed: whether another is to follow.
+    fn tries_again(&mut self, error: &ImageError, took: Duration, patience: Duration) -> bool {
+        let last = self.trouble.take();
+        if !error.may_pass() || !self.may_wait(patience) {
+            return false;
+        }
+        if last.is_none_or(|(last, _)| last != *error) {
+            tracing::warn!("{}: {error}: tried again for {patience:?}", self.name);
+        }
+        self.trouble = Some((error.clone(), Instant::now() + took * REST));
+        true
     }
 
     /// Whether its image is this one: a server's by its address.
@@ -216,7 +256,7 @@ impl Images {
             place,
             disks: BTreeMap::new(),
             parted: Vec::new(),
-            patience: FENCE,
+            patience: PATIENCE,
         }
     }
 
@@ -358,11 +398,12 @@ impl Images {
         disks.for_each(|(_, disk)| disk.waits = None);
     }
 
-    /// Opens the image of a disk.
+    /// Opens the image of a disk. `connected`: a guest uses it, and has it no more once its process hears of an error, so an error
+    /// that may pass is waited out as I/O of an earlier process is.
     ///
     /// # Errors
-    /// [`ImageError`], in words for the `error` node; also when I/O of an earlier process has been under way for too long.
-    pub fn open(&mut self, backend: &str) -> Result<Asked, ImageError> {
+    /// [`ImageError`], in words for the `error` node; also when that has been waited for too long.
+    pub fn open(&mut self, backend: &str, connected: bool) -> Result<Asked, ImageError> {
         let seat = self.seat(backend);
         let Some(disk) = self.disks.get_mut(backend) else {
             return Err(ImageError::NoDisk {
@@ -386,29 +427,26 @@ impl Images {
                 return Ok(Asked::Later);
             }
         }
-        let found = open(&spec, seat)?;
         let Some(disk) = self.disks.get_mut(backend) else {
             return Ok(Asked::Later);
         };
-        match found {
-            Ok(opened) => {
-                disk.served = true;
-                disk.waits = None;
-                disk.identity = opened.identity;
-                if spec.format == ImageFormat::Nbd {
-                    let fence = Fence::new(&opened.file);
-                    disk.fence = Some(fence.map_err(|error| ImageError::System {
-                        target: spec.target.clone(),
-                        op: "dup".to_owned(),
-                        errno: error.raw_os_error().unwrap_or(0),
-                    })?);
+        let began = Instant::now();
+        if connected && matches!(disk.trouble, Some((_, until)) if began < until) {
+            return Ok(Asked::Later);
+        }
+        match disk.open(seat) {
+            Ok(Ok(opened)) => Ok(Asked::Open(spec, opened)),
+            Err(error) => {
+                let took = began.elapsed();
+                match connected && disk.tries_again(&error, took, self.patience) {
+                    true => Ok(Asked::Later),
+                    false => Err(error),
                 }
-                Ok(Asked::Open(spec, opened))
             }
-            Err(_) if disk.served && disk.may_wait(self.patience) => Ok(Asked::Later),
-            Err((_, identity)) if self.is_moving(backend, identity, &spec) => Ok(Asked::Moving),
-            Err((_, identity)) if self.is_parted(identity, &spec) => Ok(Asked::Later),
-            Err((conflict, identity)) => {
+            Ok(Err(_)) if disk.served && disk.may_wait(self.patience) => Ok(Asked::Later),
+            Ok(Err((_, identity))) if self.is_moving(backend, identity, &spec) => Ok(Asked::Moving),
+            Ok(Err((_, identity))) if self.is_parted(identity, &spec) => Ok(Asked::Later),
+            Ok(Err((conflict, identity))) => {
                 Err(self.in_use(&spec.target, conflict, identity, backend))
             }
         }

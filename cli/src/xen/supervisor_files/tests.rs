@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use ringfence_core::store::StoreExt as _;
@@ -108,7 +109,9 @@ impl Desk {
 
     /// Asks until nobody is in the way: a process that another test is just starting may have what was dropped for a moment.
     fn wait(&mut self, dir: &str) {
-        while self.files.image(dir).0 == Answer::Later {}
+        let mut given = || self.files.image(dir).0;
+        let answer = std::iter::repeat_with(&mut given).find(|answer| *answer != Answer::Later);
+        assert!(matches!(answer, Some(Answer::Image { .. })), "{answer:?}");
     }
 }
 
@@ -334,6 +337,52 @@ fn nobody_asks_for_ever_for_what_a_dead_process_still_uses() {
     assert!(words.contains("in use"), "{words}");
     drop(held);
     desk.ask(vbd).unwrap();
+}
+
+#[test]
+fn what_cannot_be_had_for_a_moment_is_waited_for_where_a_guest_is_connected() {
+    let dir = Dir::new("moment");
+    let (image, away, socket) = (dir.image("a"), dir.path("away"), dir.path("socket"));
+    let mut desk = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
+    let disks = ["51712", "51728"].map(|vdev| format!("/local/domain/3/backend/vbd/7/{vdev}"));
+    let address = format!("nbd:unix:{}", text(&socket));
+    for (disk, params) in disks.iter().zip([text(&image), &address]) {
+        desk.write(disk, &[("params", params), ("mode", "w"), ("state", "1")]);
+    }
+    let [file, server] = disks.each_ref().map(String::as_str);
+    // Of a disk that nobody uses yet it is said at once.
+    fs::rename(&image, &away).unwrap();
+    let words = disks.each_ref().map(|disk| desk.ask(disk).unwrap_err());
+    assert!(words[0].contains("no such file"), "{words:?}");
+    assert!(words[1].contains("No such file"), "{words:?}");
+    fs::rename(&away, &image).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    for disk in &disks {
+        desk.ask(disk).unwrap();
+        desk.write(disk, &[("state", "4")]);
+    }
+    // The process that has it, as when the medium of a drive is changed, hears it at once too.
+    fs::rename(&image, &away).unwrap();
+    desk.ask(file).unwrap_err();
+    desk.files.process_died(Exit::Signal(9));
+    drop(listener);
+    for _ in 0..3 {
+        assert_eq!(desk.files.image(file).0, Answer::Later);
+        assert_eq!(desk.files.image(server).0, Answer::Later, "refused");
+    }
+    fs::remove_file(&socket).unwrap();
+    assert_eq!(desk.files.image(server).0, Answer::Later, "missing");
+    fs::rename(&away, &image).unwrap();
+    let _listener = UnixListener::bind(&socket).unwrap();
+    for disk in [file, server] {
+        desk.wait(disk);
+    }
+
+    desk.files.images = Images::of_kernel().with_patience(std::time::Duration::ZERO);
+    desk.files.process_died(Exit::Signal(9));
+    fs::remove_file(&image).unwrap();
+    let words = desk.ask(file).unwrap_err();
+    assert!(words.contains("no such file"), "{words}");
 }
 
 #[test]

@@ -261,6 +261,11 @@ impl Broker {
         }
     }
 
+    /// Whether the backend of a disk, or an earlier process of it, says that its guest uses it.
+    pub(super) fn is_connected(&mut self, path: &str) -> bool {
+        state(&mut self.store.client(), path) == CONNECTED
+    }
+
     /// Takes a disk's nodes away and forgets its image.
     pub(super) fn remove_disk(&mut self, path: &str) {
         self.images.part(|gone| gone == path);

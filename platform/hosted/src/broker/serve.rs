@@ -173,7 +173,10 @@ impl Broker {
             .get(backend)
             .is_some_and(|disk| disk.backend.get() == domid || weakened!("xsa_119_own_image"));
         let opened = match own {
-            true => self.images.open(backend),
+            true => {
+                let connected = self.is_connected(backend);
+                self.images.open(backend, connected)
+            }
             false => Err(ringfence_process::ImageError::NoDisk {
                 backend_path: backend.to_owned(),
             }),
