@@ -97,6 +97,20 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
     /// # Errors
     /// The first process cannot be started, or the system refuses to poll.
     pub(super) fn run(
+        self,
+        stop: BorrowedFd<'_>,
+        reload: &Reload,
+        on_disk: &Path,
+    ) -> io::Result<Ended> {
+        let ended = self.watch_over(stop, reload, on_disk)?;
+        Ok(match ended {
+            // Who follows would never hear of a signal that we had.
+            Ended::Next(_) if is_readable(stop)? => Ended::Exit(Exit::Code(0)),
+            ended => ended,
+        })
+    }
+
+    fn watch_over(
         mut self,
         stop: BorrowedFd<'_>,
         reload: &Reload,
@@ -108,6 +122,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
             let ready = self.poll(stop, reload.as_fd(), stopping)?;
             if ready.stop {
                 stopping = true;
+                self.next = None;
                 notify("STOPPING=1");
                 self.restarts.give_up();
                 if !self.ask_to_end() {
@@ -115,7 +130,7 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
                     return Ok(Ended::Exit(Exit::Code(0)));
                 }
             }
-            if ready.reload {
+            if ready.reload && !stopping {
                 reload.take();
                 if let Some(next) = self.upgrade(on_disk) {
                     return Ok(Ended::Next(next));
@@ -305,6 +320,12 @@ fn given_statistics(published: Option<&Published>) -> Given {
             (Answer::Refused { words, errno }, Vec::new())
         }
     }
+}
+
+fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let now = Timespec::default();
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    Ok(rustix::event::poll(&mut fds, Some(&now))? > 0)
 }
 
 /// What a poll found.

@@ -127,3 +127,52 @@ fn what_does_not_know_the_journals_is_refused_before_anything_ends() {
     let ended = replaced("unfit", "/bin/false", true);
     assert_eq!(ended, Ended::Exit(Exit::Code(0)));
 }
+
+#[test]
+fn who_is_told_to_end_while_its_process_finishes_for_another_ends() {
+    let dir = Dir::new("end-next");
+    let up = up(&dir);
+    // Says each time that it was told to end, and ends the second time.
+    let script = format!(
+        "trap 'n=$((n+1)); echo told $n >{0}' TERM; echo up >{0}; while [ \"$n\" != 2 ]; do sleep 0.1; done; exit 0",
+        up.display()
+    );
+    let (mut end, stop) = UnixStream::pair().unwrap();
+    let (mut ask, asked) = UnixStream::pair().unwrap();
+    let reload = Reload::of(asked).unwrap();
+    let says = || fs::read_to_string(&up).unwrap();
+    let ended = std::thread::scope(|scope| {
+        let supervisor = supervisor(&script, RestartPolicy::OnFailure);
+        let run = || supervisor.run(stop.as_fd(), &reload, "/bin/true".as_ref());
+        let running = scope.spawn(run);
+        assert_eq!(says(), "up\n");
+        ask.write_all(b"x").unwrap();
+        assert_eq!(says(), "told 1\n");
+        end.write_all(b"x").unwrap();
+        assert_eq!(says(), "told 2\n");
+        running.join().unwrap()
+    });
+    assert_eq!(ended.unwrap(), Ended::Exit(Exit::Code(0)));
+}
+
+#[test]
+fn who_is_asked_for_another_and_told_to_end_at_once_ends() {
+    let dir = Dir::new("both");
+    let up = up(&dir);
+    let script = format!(
+        "sleep 1000 & trap 'kill $!; exit 0' TERM; echo up >{}; wait",
+        up.display()
+    );
+    let (mut ask, asked) = UnixStream::pair().unwrap();
+    // One byte is both.
+    let reload = Reload::of(asked.try_clone().unwrap()).unwrap();
+    let ended = std::thread::scope(|scope| {
+        let supervisor = supervisor(&script, RestartPolicy::OnFailure);
+        let run = || supervisor.run(asked.as_fd(), &reload, "/bin/true".as_ref());
+        let running = scope.spawn(run);
+        assert_eq!(fs::read_to_string(&up).unwrap(), "up\n");
+        ask.write_all(b"x").unwrap();
+        running.join().unwrap()
+    });
+    assert_eq!(ended.unwrap(), Ended::Exit(Exit::Code(0)));
+}

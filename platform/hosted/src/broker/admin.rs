@@ -126,15 +126,7 @@ impl Broker {
                 let domid = self.find(&domain)?;
                 self.destroy(domid);
             }
-            AdminRequest::Kill { domain, signal } => {
-                let domid = self.find(&domain)?;
-                let process = self
-                    .domains
-                    .get(&domid.get())
-                    .and_then(|found| found.process.as_ref());
-                let sent = process.and_then(|process| process.child.signal(signal).ok());
-                sent.ok_or(AdminError::NotRunning(domain))?;
-            }
+            AdminRequest::Kill { domain, signal } => self.kill(&domain, signal)?,
             AdminRequest::Upgrade { domain, knows } => {
                 let program = fds.into_iter().next().ok_or(AdminError::NoStreams)?;
                 let domid = self.find(&domain)?;

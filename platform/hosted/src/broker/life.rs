@@ -103,6 +103,20 @@ impl Broker {
             })
     }
 
+    /// Sends a signal to the process of a domain.
+    pub(super) fn kill(&mut self, name: &str, signal: i32) -> Result<(), AdminError> {
+        let domid = self.find(name)?;
+        let process = self
+            .domains
+            .get(&domid.get())
+            .and_then(|found| found.process.as_ref());
+        let sent = process.and_then(|process| process.child.signal(signal).ok());
+        if signal == libc::SIGTERM {
+            self.follow_with_nothing(domid);
+        }
+        sent.ok_or_else(|| AdminError::NotRunning(name.to_owned()))
+    }
+
     /// The pidfd says that a process ended.
     pub(super) fn process_ended(&mut self, domid: DomId) {
         let Some(domain) = self.domains.get_mut(&domid.get()) else {

@@ -42,6 +42,9 @@ impl Broker {
         program: OwnedFd,
         knows: Stamp,
     ) -> Result<(), AdminError> {
+        if self.stopping {
+            return Err(AdminError::ShuttingDown);
+        }
         let Some(domain) = self.domains.get_mut(&domid.get()) else {
             return Err(AdminError::NoDomain(domid.to_string()));
         };
@@ -77,6 +80,17 @@ impl Broker {
             }
         }
         Ok(())
+    }
+
+    /// The process was asked to end, and not for another program: an upgrade that is under way is none any more.
+    pub(super) fn follow_with_nothing(&mut self, domid: DomId) {
+        let Some(domain) = self.domains.get_mut(&domid.get()) else {
+            return;
+        };
+        if let Some(upgrade) = domain.upgrade.take() {
+            let ending = AdminError::NotRunning(domain.new.name.clone());
+            self.admin_answer(upgrade.asked_by, Err(ending));
+        }
     }
 
     /// Answers who asked for an upgrade, if a process was started for one.
@@ -170,5 +184,24 @@ mod tests {
         assert!(broker.domains[&blk0.get()].program.is_some());
         broker.destroy(guest);
         broker.destroy(blk0);
+    }
+    #[test]
+    fn who_is_told_to_end_is_not_followed_by_another_program() {
+        let dir = tempfile::TempDir::with_prefix("ringfence-ended-").expect("a directory");
+        let run_dir = RunDir::resolve(Some(&dir.path().join("run"))).expect("a place");
+        let mut broker = Broker::with_program(run_dir, "/bin/sleep".into()).expect("a broker");
+        let domid = sleeper(&mut broker, "blk0", DomainKind::DriverDomain);
+        let program = || open("/bin/true");
+        broker.upgrade(1, domid, program(), [3, 9]).expect("known");
+        broker.kill("blk0", libc::SIGTERM).expect("it runs");
+        while broker.domains[&domid.get()].exit.is_none() {
+            broker.turn(None).expect("a turn");
+        }
+        let domain = &broker.domains[&domid.get()];
+        assert!(domain.process.is_none() && domain.program.is_none() && domain.upgrade.is_none());
+        broker.stopping = true;
+        let refused = broker.upgrade(1, domid, program(), [3, 9]);
+        assert_eq!(refused, Err(AdminError::ShuttingDown));
+        broker.destroy(domid);
     }
 }
