@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// Further clients wait in the socket's backlog.
 const CLIENTS_MAX: usize = 16;
 
+/// How long a listener is left alone on which nobody could be let in.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// How long the end waits for requests that are on their way: a disk whose backend is away answers none of them.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
@@ -39,7 +42,7 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
-    /// Waiting or accepting failed.
+    /// Waiting failed.
     #[error("cannot serve: {0}")]
     Io(#[from] io::Error),
 }
@@ -110,6 +113,8 @@ pub struct Server<B> {
     clients: Vec<Client>,
     next_client: u64,
     accepts: bool,
+    /// Nobody could be let in, which is tried again then.
+    pause: Option<Instant>,
 }
 
 /// Servers that share one thread, and whoever brings and takes them while the others run.
@@ -152,7 +157,7 @@ impl<B> Hall<B> for Fixed<'_, B> {
 /// if that takes no longer than 5 seconds.
 ///
 /// # Errors
-/// Waiting or accepting fails. A client's failure ends that client only.
+/// Waiting fails. A client's failure ends that client only, and who cannot be let in waits.
 pub fn serve<B: Blocks>(servers: &mut [Server<B>], stop: BorrowedFd<'_>) -> Result<(), ServeError> {
     serve_hall(&mut Fixed(servers), stop)
 }
@@ -197,9 +202,9 @@ pub fn serve_hall<B: Blocks, H: Hall<B>>(
             match source {
                 Source::Stop => {}
                 Source::Listener(at) => {
-                    hall.servers_mut()
-                        .get_mut(at)
-                        .map_or(Ok(()), Server::accept)?;
+                    if let Some(server) = hall.servers_mut().get_mut(at) {
+                        server.accept();
+                    }
                 }
                 Source::Client(at, id) => {
                     if let Some(server) = hall.servers_mut().get_mut(at) {
@@ -227,9 +232,10 @@ enum Source {
 fn wait<B: Blocks, H: Hall<B>>(
     hall: &H,
     stop: Option<BorrowedFd<'_>>,
-    timeout: Option<Duration>,
+    mut timeout: Option<Duration>,
 ) -> io::Result<Vec<Source>> {
     let servers = hall.servers();
+    let now = Instant::now();
     let mut fds = Vec::new();
     let mut sources = Vec::new();
     if let Some(stop) = stop {
@@ -237,12 +243,17 @@ fn wait<B: Blocks, H: Hall<B>>(
         fds.push(PollFd::from_borrowed_fd(stop, PollFlags::IN));
     }
     for (at, server) in servers.iter().enumerate() {
-        if server.accepts && server.clients.len() < CLIENTS_MAX {
-            sources.push(Source::Listener(at));
-            fds.push(PollFd::from_borrowed_fd(
-                server.listener.socket.as_fd(),
-                PollFlags::IN,
-            ));
+        let pause = server.pause.map(|end| end.saturating_duration_since(now));
+        match pause.filter(|pause| !pause.is_zero()) {
+            _ if !server.accepts || server.clients.len() >= CLIENTS_MAX => {}
+            Some(pause) => timeout = Some(timeout.map_or(pause, |timeout| timeout.min(pause))),
+            None => {
+                sources.push(Source::Listener(at));
+                fds.push(PollFd::from_borrowed_fd(
+                    server.listener.socket.as_fd(),
+                    PollFlags::IN,
+                ));
+            }
         }
         for client in &server.clients {
             let mut flags = PollFlags::empty();
@@ -288,6 +299,7 @@ impl<B: Blocks> Server<B> {
             clients: Vec::new(),
             next_client: 0,
             accepts: true,
+            pause: None,
         }
     }
 
@@ -344,21 +356,26 @@ impl<B: Blocks> Server<B> {
         }
     }
 
-    fn accept(&mut self) -> Result<(), ServeError> {
-        match self.listener.socket.accept() {
-            Ok((socket, _)) => {
-                socket.set_nonblocking(true)?;
+    /// Lets a client in, or, where the system has no room for one, tries that again in a while.
+    fn accept(&mut self) {
+        let accepted = self.listener.socket.accept();
+        match accepted.and_then(|(socket, _)| socket.set_nonblocking(true).map(|()| socket)) {
+            Ok(socket) => {
+                self.pause = None;
                 let id = ClientId::new(self.next_client);
                 self.next_client = self.next_client.wrapping_add(1);
                 self.clients
                     .push(Client::new(id, socket, self.offer.clone()));
-                Ok(())
             }
             Err(error) => match error.kind() {
-                ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {
-                    Ok(())
+                ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
+                _ => {
+                    if self.pause.is_none() {
+                        let path = self.listener.path.display();
+                        tracing::warn!(%error, "{path}: cannot let clients in, trying again");
+                    }
+                    self.pause = Instant::now().checked_add(PAUSE);
                 }
-                _ => Err(error.into()),
             },
         }
     }
