@@ -34,6 +34,8 @@ pub fn attach(client: &Client, guest: &str, disk: &DiskSpec) -> Result<()> {
             image,
             vdev: disk.vdev.get(),
             dev: disk.vdev_name.clone(),
+            cdrom: disk.cdrom,
+            discard: disk.discard,
         })
         .with_context(|| format!("cannot attach {} to {guest}", disk.vdev_name))
 }

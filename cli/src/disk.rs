@@ -2,7 +2,7 @@
 //!
 //! `xl-disk-configuration(5)`: comma-separated fields; those without `=` are, in order, target, format, vdev and access; the keys
 //! are `target`, `format`, `vdev`, `access`, `backend`, `backendtype`, `devtype`, `script`; `target=` takes the rest of the text.
-//! `direct-io-safe` has no value.
+//! `cdrom`, `discard`, `no-discard` and `direct-io-safe` have no value. `vdev` may say `:cdrom` or `:disk` at its end, of old.
 //! `xm` (Xen 2 and 3): `phy:hda3,sda1,w` and `file:/img,sda1,w[,backend]`.
 //!
 //! Ours besides: `format=nbd`, which a target like `nbd://host/name` says by itself; `access=w!`, of old; `backing=qcow2:/path` and
@@ -37,6 +37,10 @@ pub struct DiskSpec {
     pub vdev: Vdev,
     /// What the guest may do.
     pub access: DiskAccess,
+    /// Whether it is a CD-ROM, which is only read.
+    pub cdrom: bool,
+    /// Whether the guest may discard what it does not need.
+    pub discard: bool,
     /// The domain that serves it; `None` leaves the choice to the host.
     pub backend: Option<String>,
 }
@@ -165,6 +169,9 @@ impl std::str::FromStr for DiskSpec {
                 Some((key, value)) => fields.set(fields.known(key)?, value)?,
                 // What other tools call the absence of the page cache.
                 None if field == "direct-io-safe" => fields.set("cache", "none")?,
+                None if field == "cdrom" => fields.set("devtype", "cdrom")?,
+                None if field == "discard" => fields.discard(true)?,
+                None if field == "no-discard" => fields.discard(false)?,
                 None => {
                     let name = order.get(position).ok_or_else(|| fields.surplus(field))?;
                     position += 1;
@@ -193,6 +200,7 @@ const KEYS: [&str; 9] = [
 struct Fields<'a> {
     spec: &'a str,
     values: [Option<&'a str>; KEYS.len()],
+    discard: Option<bool>,
     backing: Vec<Backing>,
     layers: Layers,
 }
@@ -202,6 +210,7 @@ impl<'a> Fields<'a> {
         Self {
             spec,
             values: [None; KEYS.len()],
+            discard: None,
             backing: Vec::new(),
             layers: Layers::default(),
         }
@@ -219,13 +228,24 @@ impl<'a> Fields<'a> {
     fn set(&mut self, field: &'static str, value: &'a str) -> Result<(), DiskSpecError> {
         for (key, slot) in KEYS.iter().zip(&mut self.values) {
             if *key == field && slot.replace(value).is_some() {
-                return Err(DiskSpecError::Twice {
-                    spec: self.spec.into(),
-                    field,
-                });
+                return Err(self.twice(field));
             }
         }
         Ok(())
+    }
+
+    fn discard(&mut self, discard: bool) -> Result<(), DiskSpecError> {
+        match self.discard.replace(discard) {
+            Some(_) => Err(self.twice("discard")),
+            None => Ok(()),
+        }
+    }
+
+    fn twice(&self, field: &'static str) -> DiskSpecError {
+        DiskSpecError::Twice {
+            spec: self.spec.into(),
+            field,
+        }
     }
 
     fn layer(&mut self, key: &str, value: &str) -> Result<(), DiskSpecError> {
@@ -333,10 +353,6 @@ impl<'a> Fields<'a> {
             Some("qdisk") if format == ImageFormat::Qcow2 => {}
             Some(other) => return Err(self.bad("backendtype", other, "only phy is served")),
         }
-        match self.get("devtype") {
-            None | Some("disk" | "") => {}
-            Some(other) => return Err(self.bad("devtype", other, "only disk is served")),
-        }
         // Ours has nothing to do where no toolstack runs it.
         let script = self.get("script").filter(|script| {
             let name = script.rsplit('/').next();
@@ -346,7 +362,15 @@ impl<'a> Fields<'a> {
             return Err(self.bad("script", script, "hotplug scripts are not run here"));
         }
         let vdev_text = self.need("vdev")?;
-        let vdev_name = vdev_text.strip_suffix(":disk").unwrap_or(vdev_text);
+        let (vdev_name, suffix) = match vdev_text.rsplit_once(':') {
+            Some((name, suffix @ ("disk" | "cdrom"))) => (name, Some(suffix)),
+            _ => (vdev_text, None),
+        };
+        let cdrom = match self.get("devtype").or(suffix) {
+            None | Some("disk" | "") => false,
+            Some("cdrom") => true,
+            Some(other) => return Err(self.bad("devtype", other, "expected disk or cdrom")),
+        };
         let vdev = vdev_name
             .parse()
             .map_err(|error: VdevError| self.bad("vdev", vdev_text, error.to_string()))?;
@@ -359,6 +383,7 @@ impl<'a> Fields<'a> {
             "w!" => DiskAccess::Shared,
             other => return Err(self.bad("access", other, "expected r, ro, w, rw or w!")),
         };
+        let access = if cdrom { DiskAccess::ReadOnly } else { access };
         Ok(DiskSpec {
             target,
             format,
@@ -367,6 +392,8 @@ impl<'a> Fields<'a> {
             vdev_name: vdev_name.to_owned(),
             vdev,
             access,
+            cdrom,
+            discard: self.discard.unwrap_or(access != DiskAccess::ReadOnly),
             backend: self
                 .get("backend")
                 .filter(|name| !name.is_empty())

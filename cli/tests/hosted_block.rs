@@ -356,3 +356,51 @@ fn calls_of(summary: &str, name: &str) -> u64 {
     });
     calls.map_or(0, |calls| calls.expect("a number of calls"))
 }
+
+/// A guest whose disk of these words is exported, and the URI of that.
+fn exported(host: &Host, guest: &str, words: &str) -> (domains::Running, String) {
+    let socket = host.path(guest);
+    let export = format!("xvda={}", socket.display());
+    let arguments = ["guest", guest, "--disk", words, "--nbd-export", &export];
+    let running = domains::Running::start(&host.path("run"), &arguments);
+    let uri = format!("nbd+unix:///xvda?socket={}", socket.display());
+    (running, uri)
+}
+
+#[test]
+fn a_drive_is_only_read_and_discards_are_a_matter_of_words() {
+    let test = "a_drive_is_only_read_and_discards_are_a_matter_of_words";
+    if !have(test, &["nbdcopy", "nbdinfo"]) {
+        return;
+    }
+    let host = Host::start();
+    let (image, back) = (host.path("image"), host.path("back"));
+    let content = noise(1 << 20);
+    std::fs::write(&image, &content).expect("written");
+    let _backend = host.driver_domain("blk0");
+    let target = image.display();
+    let is = |what: &str, uri: &str| run("nbdinfo", &["--is", what, uri]).status.success();
+    let can = |what: &str, uri: &str| run("nbdinfo", &["--can", what, uri]).status.success();
+
+    let words = format!("cdrom,vdev=xvda,access=rw,backend=blk0,target={target}");
+    let (drive, uri) = exported(&host, "g1", &words);
+    succeed("nbdcopy", &[&uri, &back.to_string_lossy()]);
+    assert_eq!(std::fs::read(&back).expect("read"), content);
+    assert!(is("read-only", &uri) && !can("trim", &uri));
+    let nodes = output_text(&host.ringfence(&["xenstore", "ls", "/local/domain"]));
+    assert_eq!(
+        nodes.matches("device-type = \"cdrom\"").count(),
+        2,
+        "{nodes}"
+    );
+    assert!(nodes.contains("info = \"5\""), "{nodes}");
+    assert!(drive.terminate().success());
+
+    for (guest, word, discards) in [("g2", "discard", true), ("g3", "no-discard", false)] {
+        let words = format!("vdev=xvda,{word},backend=blk0,target={target}");
+        let (disk, uri) = exported(&host, guest, &words);
+        assert!(!is("read-only", &uri));
+        assert_eq!(can("trim", &uri), discards, "{word}");
+        assert!(disk.terminate().success());
+    }
+}

@@ -47,6 +47,8 @@ impl Rig {
             image: ImageSpec::raw(target, true),
             vdev: VDEV,
             dev: "xvda".into(),
+            cdrom: false,
+            discard: true,
         }
     }
 

@@ -41,6 +41,8 @@ impl Rig {
             image: ImageSpec::raw(target, read_only),
             vdev: 51712 + 16 * number,
             dev: format!("xvd{}", char::from(b'a' + number as u8)),
+            cdrom: false,
+            discard: true,
         }
     }
 

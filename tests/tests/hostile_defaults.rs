@@ -90,6 +90,8 @@ fn attach(host: &Host, guest: &Peer, blk: &mut Peer) -> String {
         image: ImageSpec::raw(&image, false),
         vdev: 51712,
         dev: "xvda".into(),
+        cdrom: false,
+        discard: true,
     };
     let (front, back) = (guest.domid, blk.domid);
     let path = format!("/local/domain/{back}/backend/vbd/{front}/51712");

@@ -23,6 +23,8 @@ const fn disk(local: bool) -> Disk<'static> {
         params: "/images/a.img",
         dev: "xvdb",
         access: DiskAccess::ReadWrite,
+        cdrom: false,
+        discard: true,
         local,
     }
 }
@@ -96,6 +98,37 @@ fn a_disk_connects_and_goes() {
         assert!(is_gone(&mut rig));
         rig.settle();
         assert_eq!((rig.service.devices(), rig.usage().mapped), (0, 0));
+    }
+}
+
+#[test]
+fn a_drive_and_a_disk_without_discard_are_told_as_such() {
+    for cdrom in [false, true] {
+        let access = match cdrom {
+            true => DiskAccess::ReadOnly,
+            false => DiskAccess::ReadWrite,
+        };
+        let disk = Disk {
+            access,
+            cdrom,
+            discard: false,
+            ..disk(true)
+        };
+        let (mut rig, mut guest) = scene(Toolstack::DOM0);
+        nodes::write(&mut rig.toolstack, &PLACE, &disk).expect("a free number");
+        guest.connect(&mut rig);
+        let (front, back) = (guest.dir.clone(), guest.back_dir.clone());
+        let kind = if cdrom { "cdrom" } else { "disk" };
+        let places = [&front, &back, "/libxl/7/device/vbd/51728"];
+        let kinds = places.map(|dir| rig.node(dir, "device-type"));
+        assert_eq!(kinds.each_ref().map(Option::as_deref), [Some(kind); 3]);
+        let removable = rig.node(&back, "removable");
+        assert_eq!(removable.as_deref(), Some(if cdrom { "1" } else { "0" }));
+        // VDISK_CDROM and VDISK_READONLY.
+        let info = rig.node(&back, "info");
+        assert_eq!(info.as_deref(), Some(if cdrom { "5" } else { "0" }));
+        let discards = rig.node(&back, "feature-discard");
+        assert_ne!(discards.as_deref(), Some("1"));
     }
 }
 

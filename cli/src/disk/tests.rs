@@ -82,6 +82,48 @@ fn images_and_what_stands_before_them() {
 }
 
 #[test]
+fn a_drive_is_read_whatever_its_access_says() {
+    for text in [
+        "vdev=hdc,devtype=cdrom,access=rw,target=/img",
+        "/img,raw,hdc,cdrom",
+        "/img,,hdc:cdrom,r",
+        "file:/img,hdc:cdrom,w",
+        "cdrom,vdev=hdc,target=/img",
+    ] {
+        let disk = parse(text);
+        assert!(disk.cdrom, "{text}");
+        assert_eq!(disk.access, DiskAccess::ReadOnly, "{text}");
+        assert_eq!((disk.vdev.get(), disk.vdev_name.as_str()), (5632, "hdc"));
+        assert_eq!(disk.target, "/img");
+    }
+    for text in ["/img,raw,hda,w,devtype=disk", "/img,raw,hda:disk"] {
+        let disk = parse(text);
+        assert_eq!((disk.cdrom, disk.access), (false, DiskAccess::ReadWrite));
+        assert_eq!(disk.vdev_name, "hda");
+    }
+}
+
+#[test]
+fn discard_is_offered_where_there_is_writing_unless_said_otherwise() {
+    for (text, discard) in [
+        ("/img,raw,xvda", true),
+        ("/img,raw,xvda,r", false),
+        ("/img,raw,xvda,discard,r", true),
+        ("discard,vdev=xvda,target=/img", true),
+        ("vdev=xvda,no-discard,target=/img", false),
+        ("/img,raw,xvda,w,no-discard", false),
+        ("/img,raw,hdc,cdrom", false),
+    ] {
+        let disk = parse(text);
+        assert_eq!(
+            (disk.discard, disk.target.as_str()),
+            (discard, "/img"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn every_refusal_names_field_and_value() {
     for (text, part) in [
         ("vdev=xvda", "no target"),
@@ -117,6 +159,16 @@ fn every_refusal_names_field_and_value() {
         ("/img,raw,xvda,rw,more", "'more' is one field too many"),
         ("vdev=xvda,vdev=xvdb,target=/img", "vdev is given twice"),
         ("vdev=xvda,colour=red,target=/img", "unknown key 'colour'"),
+        ("vdev=xvda,discard=on,target=/img", "unknown key 'discard'"),
+        (
+            "vdev=xvda,discard,no-discard,target=/img",
+            "discard is given twice",
+        ),
+        ("/img,raw,xvda:tape", "vdev 'xvda:tape'"),
+        (
+            "vdev=xvda,devtype=tape,target=/img",
+            "devtype 'tape': expected disk or cdrom",
+        ),
         (
             "vdev=xvda,script=block-drbd,target=/img",
             "script 'block-drbd'",

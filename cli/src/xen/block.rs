@@ -64,6 +64,8 @@ pub fn attach(guest: &str, disk: &DiskSpec) -> Result<()> {
         params: &params,
         dev: &disk.vdev_name,
         access: disk.access,
+        cdrom: disk.cdrom,
+        discard: disk.discard,
         local,
     };
     let what = || format!("cannot attach {} to {guest}", disk.vdev_name);

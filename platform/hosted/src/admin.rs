@@ -48,6 +48,10 @@ pub struct NewDisk {
     pub vdev: u32,
     /// Its name in the guest, e.g. `xvda` (`dev`).
     pub dev: String,
+    /// Whether it is a CD-ROM (`device-type`), which is only read.
+    pub cdrom: bool,
+    /// Whether the guest may discard what it does not need (`discard-enable`).
+    pub discard: bool,
 }
 
 /// A living domain.

@@ -163,6 +163,8 @@ impl Host {
             },
             vdev,
             dev: format!("xvd-{vdev}"),
+            cdrom: false,
+            discard: true,
         })?;
         Ok(())
     }

@@ -78,6 +78,10 @@ pub struct Disk<'a> {
     pub dev: &'a str,
     /// What the guest may do.
     pub access: DiskAccess,
+    /// Whether it is a CD-ROM.
+    pub cdrom: bool,
+    /// Whether the guest may discard what it does not need.
+    pub discard: bool,
     /// The backend is in this domain: we have looked at the path, as its hotplug script would.
     pub local: bool,
 }
@@ -89,6 +93,8 @@ pub struct Disk<'a> {
 pub fn write<S: Store>(store: &mut S, place: &Place, disk: &Disk<'_>) -> Result<(), AttachError> {
     let (front, back, record) = (place.frontend_dir(), place.backend_dir(), place.libxl_dir());
     let script = format!("{SCRIPTS}/{SCRIPT}");
+    let kind = if disk.cdrom { "cdrom" } else { "disk" };
+    let digit = |yes| if yes { "1" } else { "0" };
     let [guest, server, vdev] = [
         place.guest.to_string(),
         place.backend.to_string(),
@@ -100,14 +106,14 @@ pub fn write<S: Store>(store: &mut S, place: &Place, disk: &Disk<'_>) -> Result<
         ("script", &script),
         ("frontend-id", &guest),
         ("online", "1"),
-        ("removable", "0"),
+        ("removable", digit(disk.cdrom)),
         ("bootable", "0"),
         ("state", XenbusState::Initialising.digit()),
         ("dev", disk.dev),
         ("type", "phy"),
         ("mode", disk.access.mode()),
-        ("device-type", "disk"),
-        ("discard-enable", "1"),
+        ("device-type", kind),
+        ("discard-enable", digit(disk.discard)),
         ("specification", "xen"),
     ];
     store.transaction(|store, tx| {
@@ -146,7 +152,7 @@ pub fn write<S: Store>(store: &mut S, place: &Place, disk: &Disk<'_>) -> Result<
             ("backend", back.as_str()),
             ("backend-id", &server),
             ("virtual-device", &vdev),
-            ("device-type", "disk"),
+            ("device-type", kind),
             ("state", XenbusState::Initialising.digit()),
         ] {
             store.write_str(tx, &front, node, value)?;

@@ -26,6 +26,8 @@ pub(super) struct Disk {
     pub(super) backend: DomId,
     vdev: u32,
     dev: String,
+    cdrom: bool,
+    discard: bool,
     image: ImageSpec,
     frontend_path: String,
 }
@@ -65,6 +67,8 @@ fn publish(store: &mut OwnClient<'_>, path: &str, disk: &Disk) -> Result<(), Sto
         (false, false) => "w",
         (false, true) => "w!",
     };
+    let kind = if disk.cdrom { "cdrom" } else { "disk" };
+    let digit = |yes| if yes { "1" } else { "0" };
     store.transaction(|store, tx| {
         // Order matters to a peer that watches already: the frontend without its state, the whole backend, then that state.
         store.mkdir(tx, frontend)?;
@@ -72,7 +76,7 @@ fn publish(store: &mut OwnClient<'_>, path: &str, disk: &Disk) -> Result<(), Sto
         store.write_str(tx, frontend, "backend", path)?;
         store.write_u32(tx, frontend, "backend-id", backend.get().into())?;
         store.write_u32(tx, frontend, "virtual-device", disk.vdev)?;
-        store.write_str(tx, frontend, "device-type", "disk")?;
+        store.write_str(tx, frontend, "device-type", kind)?;
         store.mkdir(tx, path)?;
         store.set_perms(tx, path, &[Perm::owner(backend), Perm::read(guest)])?;
         for (key, value) in [
@@ -80,11 +84,12 @@ fn publish(store: &mut OwnClient<'_>, path: &str, disk: &Disk) -> Result<(), Sto
             ("params", &target),
             ("type", "file"),
             ("online", "1"),
-            ("removable", "0"),
+            ("removable", digit(disk.cdrom)),
             ("bootable", "0"),
             ("dev", &disk.dev),
             ("mode", mode),
-            ("device-type", "disk"),
+            ("device-type", kind),
+            ("discard-enable", digit(disk.discard)),
             ("format", disk.image.format.name()),
             ("hotplug-status", "connected"),
             ("state", "1"),
@@ -98,7 +103,8 @@ fn publish(store: &mut OwnClient<'_>, path: &str, disk: &Disk) -> Result<(), Sto
 
 impl Broker {
     /// Attaches a disk; the answer comes when the ends have met.
-    pub(super) fn attach(&mut self, admin: AdminId, new: NewDisk) -> Result<(), AdminError> {
+    pub(super) fn attach(&mut self, admin: AdminId, mut new: NewDisk) -> Result<(), AdminError> {
+        new.image.read_only |= new.cdrom;
         let guest = self.find(&new.guest)?;
         let backend = self.find(&new.backend)?;
         let serves = self
@@ -129,6 +135,8 @@ impl Broker {
             backend,
             vdev: new.vdev,
             dev: new.dev,
+            cdrom: new.cdrom,
+            discard: new.discard,
             image: new.image,
             frontend_path: format!("{}/device/vbd/{}", domain_path(guest), new.vdev),
         };

@@ -146,6 +146,8 @@ mod tests {
             image: ImageSpec::raw(&image, false),
             vdev: 51712,
             dev: "xvda".into(),
+            cdrom: false,
+            discard: true,
         };
         broker.attach(1, disk).expect("a disk");
         let path = broker.disks.keys().next().expect("it").clone();
