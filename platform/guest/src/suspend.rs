@@ -48,8 +48,8 @@ impl Guest {
     /// (`Frontend::resume`). The number of the domain is another one.
     ///
     /// # Errors
-    /// Mappings of other domains' pages are in the way, or Xen refused: the guest runs on as it was. Or the new domain lacks
-    /// what a guest starts with, and then there may be no console either.
+    /// Mappings of other domains' pages are in the way, or Xen refused: the guest runs on as it was. Or what a guest starts with
+    /// is not there again, and then there may be no console either.
     pub fn suspend(self, store: &mut GuestStore) -> Result<Resumed, SuspendError> {
         let machine = self.machine();
         match machine.mapped.get() {
@@ -71,7 +71,8 @@ impl Guest {
         })
     }
 
-    /// Takes out of a PV guest's memory whatever names a machine frame that is not its own. Returns the frame of `start_info`.
+    /// Takes out of a PV guest's memory whatever names a machine frame that is not its own, all of it or nothing. Returns the
+    /// frame of `start_info`.
     fn leave(self) -> Result<u64, SuspendError> {
         let machine = self.machine();
         let Source::Pv(info) = machine.source else {
@@ -81,8 +82,11 @@ impl Guest {
         let frame = pfn.and_then(|pfn| machine.translation.frame(pfn));
         let frame = frame.ok_or(SuspendError::NoStartInfo)?;
         pv::set_rings(info, pv::own_number)?;
-        machine.table.borrow().unmap()?;
-        remap(machine.shared_at, 0)?;
+        let unmapped = machine.table.borrow().unmap();
+        if let Err(error) = unmapped.and_then(|()| remap(machine.shared_at, 0)) {
+            self.come_back(false)?;
+            return Err(error.into());
+        }
         Ok(frame)
     }
 

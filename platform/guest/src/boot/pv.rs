@@ -147,16 +147,21 @@ pub(super) fn given(info: NonNull<StartInfo>) -> Result<Given, StartError> {
 }
 
 /// Replaces the frames of both rings in `start_info`: there our own numbers stand while we are saved, since only those are the
-/// same afterwards.
+/// same afterwards. Both or none.
 pub(crate) fn set_rings(
     info: NonNull<StartInfo>,
     mut frame: impl FnMut(u64) -> Result<u64, StartError>,
 ) -> Result<(), StartError> {
     let at = info.as_ptr();
     // SAFETY: fields of the builder's struct, which is ours while we run.
-    for field in unsafe { [&raw mut (*at).store_mfn, &raw mut (*at).console_mfn] } {
-        // SAFETY: as above.
-        unsafe { field.write_volatile(frame(field.read_volatile())?) };
+    let (store, console) = unsafe { (&raw mut (*at).store_mfn, &raw mut (*at).console_mfn) };
+    // SAFETY: as above.
+    let frames = unsafe { [store.read_volatile(), console.read_volatile()] };
+    let frames = [frame(frames[0])?, frame(frames[1])?];
+    // SAFETY: as above.
+    unsafe {
+        store.write_volatile(frames[0]);
+        console.write_volatile(frames[1]);
     }
     Ok(())
 }
@@ -241,7 +246,24 @@ fn mmu_update(update: &mut MmuUpdate) -> Result<(), HypercallError> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::memory::BASE;
+
+    #[test]
+    fn both_rings_are_replaced_or_none() {
+        // SAFETY: integers.
+        let mut info: StartInfo = unsafe { core::mem::zeroed() };
+        (info.store_mfn, info.console_mfn) = (7, 9);
+        let none = |frame| match frame {
+            7 => Ok(1),
+            _ => Err(StartError::NoTables),
+        };
+        let set = set_rings(NonNull::from(&mut info), none);
+        assert!(set.is_err());
+        assert_eq!((info.store_mfn, info.console_mfn), (7, 9));
+        set_rings(NonNull::from(&mut info), |frame| Ok(frame + 1)).unwrap();
+        assert_eq!((info.store_mfn, info.console_mfn), (8, 10));
+    }
 
     #[test]
     fn the_map_is_the_last_but_one_gigabyte() {
