@@ -23,7 +23,7 @@ const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
 /// An answer with its descriptors, which are closed here once it is sent.
 pub(super) type Given = (Answer, Vec<OwnedFd>);
 
-/// Opens, and keeps nothing open.
+/// Opens, and keeps no image or device open; of servers' disks a duplicate of the connection, by which its end is waited for.
 #[derive(Debug)]
 pub(super) struct Files<S, F> {
     domid: DomId,
