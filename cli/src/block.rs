@@ -19,7 +19,7 @@ pub fn attach(client: &Client, guest: &str, disk: &DiskSpec) -> Result<()> {
         None => only_driver_domain(client)?,
     };
     let target = match disk.format {
-        ImageFormat::Nbd => disk.target.clone().into(),
+        ImageFormat::Nbd | ImageFormat::Empty => disk.target.clone().into(),
         // The broker may run elsewhere: what is relative here is made absolute here.
         _ => real(
             std::path::absolute(Path::new(&disk.target))

@@ -306,7 +306,21 @@ impl<'a> Fields<'a> {
     }
 
     fn finish(self) -> Result<DiskSpec, DiskSpecError> {
-        let target = self.need("target")?;
+        let vdev_text = self.get("vdev").unwrap_or_default();
+        let (vdev_name, suffix) = match vdev_text.rsplit_once(':') {
+            Some((name, suffix @ ("disk" | "cdrom"))) => (name, Some(suffix)),
+            _ => (vdev_text, None),
+        };
+        let cdrom = match self.get("devtype").or(suffix) {
+            None | Some("disk" | "") => false,
+            Some("cdrom") => true,
+            Some(other) => return Err(self.bad("devtype", other, "expected disk or cdrom")),
+        };
+        let target = match self.get("target") {
+            None | Some("") if cdrom => "",
+            _ => self.need("target")?,
+        };
+        self.need("vdev")?;
         let (physical, target) = match target.split_once(':') {
             Some(("phy", device)) if device.starts_with('/') => (true, device.to_owned()),
             Some(("phy", device)) => (true, format!("/dev/{device}")),
@@ -318,6 +332,7 @@ impl<'a> Fields<'a> {
         };
         let served = Address::is_meant(&target);
         let format = match self.get("format") {
+            _ if cdrom && target.is_empty() => ImageFormat::Empty,
             None | Some("") if served => ImageFormat::Nbd,
             None | Some("raw" | "") => ImageFormat::Raw,
             Some("qcow2") => ImageFormat::Qcow2,
@@ -361,16 +376,6 @@ impl<'a> Fields<'a> {
         if let Some(script) = script {
             return Err(self.bad("script", script, "hotplug scripts are not run here"));
         }
-        let vdev_text = self.need("vdev")?;
-        let (vdev_name, suffix) = match vdev_text.rsplit_once(':') {
-            Some((name, suffix @ ("disk" | "cdrom"))) => (name, Some(suffix)),
-            _ => (vdev_text, None),
-        };
-        let cdrom = match self.get("devtype").or(suffix) {
-            None | Some("disk" | "") => false,
-            Some("cdrom") => true,
-            Some(other) => return Err(self.bad("devtype", other, "expected disk or cdrom")),
-        };
         let vdev = vdev_name
             .parse()
             .map_err(|error: VdevError| self.bad("vdev", vdev_text, error.to_string()))?;

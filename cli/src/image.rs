@@ -29,6 +29,7 @@ pub fn opened(spec: &ImageSpec, file: OwnedFd, backing: Vec<OwnedFd>) -> Result<
             let address: Address = spec.target.to_string_lossy().parse()?;
             Source::Nbd(file, address.export)
         }
+        ImageFormat::Empty => Source::Empty,
         other => return Err(format!("format {} is not served", other.name()).into()),
     };
     Ok(Image {
@@ -67,6 +68,9 @@ pub fn parse(words: &str, read_only: bool, shared: bool) -> Result<ImageSpec, Di
 pub fn words(disk: &DiskSpec, target: &Path) -> String {
     let target = target.display();
     let mut words = String::new();
+    if disk.format == ImageFormat::Empty {
+        return words;
+    }
     if disk.format == ImageFormat::Qcow2 {
         words.push_str("format=qcow2,");
     }

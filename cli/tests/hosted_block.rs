@@ -396,6 +396,10 @@ fn a_drive_is_only_read_and_discards_are_a_matter_of_words() {
     assert!(nodes.contains("info = \"5\""), "{nodes}");
     assert!(drive.terminate().success());
 
+    let (drive, uri) = exported(&host, "g0", "cdrom,vdev=xvda,backend=blk0");
+    assert_eq!(succeed("nbdinfo", &["--size", &uri]).trim(), "0");
+    assert!(drive.terminate().success());
+
     for (guest, word, discards) in [("g2", "discard", true), ("g3", "no-discard", false)] {
         let words = format!("vdev=xvda,{word},backend=blk0,target={target}");
         let (disk, uri) = exported(&host, guest, &words);

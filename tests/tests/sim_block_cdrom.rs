@@ -49,7 +49,8 @@ fn connected(kind: Toolstack, nodes: &[(&'static str, &str)]) -> (Rig, Guest) {
         store.write_str(tx, &other, "state", "1")
     });
     made.expect("dom0 may");
-    fill(&rig, &guest, 1, SECTORS);
+    let is_empty = nodes.contains(&("params", ""));
+    fill(&rig, &guest, 1, if is_empty { 0 } else { SECTORS });
     guest.connect(&mut rig);
     (rig, guest)
 }
@@ -167,5 +168,41 @@ fn where_a_script_named_the_first_medium_params_names_the_next() {
     assert_eq!(byte_at(&mut rig, &mut guest, 0), Some(2));
     name(&mut rig, &guest, "params", "");
     assert_eq!(size(&mut rig, &guest).as_deref(), Some("0"));
+    guest.close(&mut rig);
+}
+
+#[test]
+fn a_drive_may_be_empty_when_it_is_attached() {
+    let script = ("script", "/etc/xen/scripts/block-ringfence");
+    let named = ("physical-device-path", "");
+    for (kind, nodes) in [
+        (Toolstack::DRIVER_DOMAIN, &[("params", "")][..]),
+        (Toolstack::DOM0, &[("params", ""), script, named]),
+    ] {
+        let (mut rig, mut guest) = connected(kind, nodes);
+        assert_eq!(rig.state(&guest), "4");
+        assert_eq!(size(&mut rig, &guest).as_deref(), Some("0"));
+        assert_eq!(byte_at(&mut rig, &mut guest, 0), None);
+        fill(&rig, &guest, 2, 96);
+        name(&mut rig, &guest, "params", "/images/two.iso");
+        assert_eq!(size(&mut rig, &guest).as_deref(), Some("96"));
+        assert_eq!(byte_at(&mut rig, &mut guest, 0), Some(2));
+        guest.close(&mut rig);
+    }
+}
+
+#[test]
+fn an_empty_drive_outlives_the_process() {
+    let (mut rig, mut guest) =
+        connected(Toolstack::DRIVER_DOMAIN, &[("params", "/images/one.iso")]);
+    fill(&rig, &guest, 0, 0);
+    name(&mut rig, &guest, "params", "");
+    let mut rig = rig.restarted();
+    rig.settle();
+    let state = rig.state(&guest);
+    assert_eq!((state.as_str(), rig.error(&guest)), ("4", String::new()));
+    fill(&rig, &guest, 2, 96);
+    name(&mut rig, &guest, "params", "/images/two.iso");
+    assert_eq!(byte_at(&mut rig, &mut guest, 0), Some(2));
     guest.close(&mut rig);
 }

@@ -4,13 +4,14 @@ use std::error::Error;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use ringfence_core::ids::SectorCount;
 use ringfence_core::wire::blkif::Convention;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
 use super::waiting::Waiting;
 use crate::journal::Record;
-use crate::sink::{self, Below, DiskIo, File, Layers, Nbd, Qcow2, Uring};
+use crate::sink::{self, Below, DiskIo, File, Layers, Nbd, Null, Qcow2, Uring};
 use crate::stats::Stats;
 
 /// Why a disk could not be opened, in words for the `error` node.
@@ -111,6 +112,8 @@ pub enum Source {
     Qcow2(OwnedFd, Vec<Below>),
     /// A connection to a server of the NBD protocol, on which nothing was said yet, and the export's name.
     Nbd(OwnedFd, String),
+    /// A drive without a medium.
+    Empty,
 }
 
 /// An opened image.
@@ -177,6 +180,7 @@ impl<I: Images> Files<I> {
             (Source::Raw(fd), None) => Box::new(File::new(fd, read_only, stats.clone())?),
             (Source::Qcow2(image, below), _) => Box::new(Qcow2::new(image, below, read_only)?),
             (Source::Nbd(socket, export), _) => Box::new(Nbd::new(socket, &export, read_only)?),
+            (Source::Empty, _) => Box::new(Null::new(SectorCount::new(0))),
         })
     }
 

@@ -126,10 +126,7 @@ impl Toolstack {
         backend_dir: &str,
         id: DeviceId,
     ) -> Result<Option<String>, ImageError> {
-        let node = match self.hotplug {
-            Hotplug::Script => "physical-device-path",
-            Hotplug::AtOnce | Hotplug::Daemon => "params",
-        };
+        let node = self.node();
         let Some(value) = text(store, backend_dir, node)?.filter(|value| !value.is_empty()) else {
             return Ok(None);
         };
@@ -142,6 +139,33 @@ impl Toolstack {
             return Err(ImageError::NotAbsolute { node, value });
         }
         Ok(Some(named))
+    }
+
+    /// Which node names the image.
+    const fn node(&self) -> &'static str {
+        match self.hotplug {
+            Hotplug::Script => "physical-device-path",
+            Hotplug::AtOnce | Hotplug::Daemon => "params",
+        }
+    }
+
+    /// Whether the device is a CD-ROM whose node was written and names nothing: a drive without a medium.
+    ///
+    /// # Errors
+    /// Only if the store is of no further use.
+    pub fn is_empty_drive<S: Store>(
+        &self,
+        store: &mut S,
+        backend_dir: &str,
+    ) -> Result<bool, StoreError> {
+        for (node, wanted) in [("device-type", "cdrom"), (self.node(), "")] {
+            match text(store, backend_dir, node) {
+                Ok(Some(value)) if value == wanted => {}
+                Err(ImageError::Store { error, .. }) if is_lost(error) => return Err(error),
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 }
 

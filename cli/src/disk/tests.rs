@@ -104,6 +104,22 @@ fn a_drive_is_read_whatever_its_access_says() {
 }
 
 #[test]
+fn a_drive_may_be_empty() {
+    for text in [
+        "vdev=hdc,devtype=cdrom",
+        ",raw,hdc,r,cdrom",
+        "vdev=hdc,cdrom,target=",
+    ] {
+        let disk = parse(text);
+        assert_eq!(
+            (disk.format, disk.target.as_str()),
+            (ImageFormat::Empty, "")
+        );
+        assert_eq!(crate::image::words(&disk, "".as_ref()), "");
+    }
+}
+
+#[test]
 fn discard_is_offered_where_there_is_writing_unless_said_otherwise() {
     for (text, discard) in [
         ("/img,raw,xvda", true),

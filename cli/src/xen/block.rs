@@ -44,7 +44,7 @@ pub fn attach(guest: &str, disk: &DiskSpec) -> Result<()> {
         vdev: disk.vdev.get(),
     };
     let local = place.backend == own;
-    let target = if disk.format == ImageFormat::Nbd {
+    let target = if matches!(disk.format, ImageFormat::Nbd | ImageFormat::Empty) {
         PathBuf::from(&disk.target)
     } else if local {
         let target = Path::new(&disk.target);

@@ -112,14 +112,20 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
             .id(backend_dir)
             .ok_or_else(|| format!("{backend_dir} is no backend directory of this domain"))?;
         let image = self.toolstack.image(&mut self.store, backend_dir, id);
-        let target = image
-            .map_err(|error| error.to_string())?
-            .ok_or_else(|| format!("{backend_dir} names no image"))?;
+        let target = image.map_err(|error| error.to_string())?;
+        let is_empty = self
+            .toolstack
+            .is_empty_drive(&mut self.store, backend_dir)
+            .map_err(|error| error.to_string())?;
         let mode = self.store.read_opt::<Mode>(Tx::NONE, backend_dir, "mode");
         let mode = mode.map_err(|error| error.to_string())?;
         let mode = mode.unwrap_or(Mode::Read);
-        let spec = image::parse(&target, mode == Mode::Read, mode == Mode::Share);
-        let mut spec = spec.map_err(|error| error.to_string())?;
+        let mut spec = match target {
+            Some(target) => image::parse(&target, mode == Mode::Read, mode == Mode::Share)
+                .map_err(|error| error.to_string())?,
+            None if is_empty => ImageSpec::empty(),
+            None => return Err(format!("{backend_dir} names no image")),
+        };
         let safe = self
             .store
             .read_opt::<bool>(Tx::NONE, backend_dir, "direct-io-safe");

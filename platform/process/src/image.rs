@@ -15,6 +15,8 @@ pub enum ImageFormat {
     Qcow2,
     /// What a server of the NBD protocol has; the target is its address, see [`crate::nbd`].
     Nbd,
+    /// Nothing at all: a drive without a medium.
+    Empty,
 }
 
 impl ImageFormat {
@@ -24,6 +26,7 @@ impl ImageFormat {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
             Self::Nbd => "nbd",
+            Self::Empty => "empty",
         }
     }
 }
@@ -93,6 +96,14 @@ impl ImageSpec {
             shared: false,
             cache: Cache::Usual,
             layers: String::new(),
+        }
+    }
+
+    /// A drive without a medium.
+    pub fn empty() -> Self {
+        Self {
+            format: ImageFormat::Empty,
+            ..Self::raw("", true)
         }
     }
 }

@@ -180,8 +180,10 @@ fn open(spec: &ImageSpec, seat: Seat) -> Result<Result<Opened, Busy>, ImageError
             count,
         });
     }
-    if spec.format == ImageFormat::Nbd {
-        return connect(spec).map(Ok);
+    match spec.format {
+        ImageFormat::Nbd => return connect(spec).map(Ok),
+        ImageFormat::Empty => return nothing().map(Ok),
+        ImageFormat::Raw | ImageFormat::Qcow2 => {}
     }
     let wish = Wish {
         target: &spec.target,
@@ -216,6 +218,22 @@ fn open(spec: &ImageSpec, seat: Seat) -> Result<Result<Opened, Busy>, ImageError
         bytes: top.bytes,
         identity: top.identity,
     }))
+}
+
+/// For a drive without a medium: as for all disks, a descriptor.
+fn nothing() -> Result<Opened, ImageError> {
+    const NOTHING: &str = "/dev/null";
+    let file = File::open(NOTHING).map_err(|error| ImageError::System {
+        target: NOTHING.into(),
+        op: "open".to_owned(),
+        errno: error.raw_os_error().unwrap_or(0),
+    })?;
+    Ok(Opened {
+        file,
+        backing: Vec::new(),
+        bytes: 0,
+        identity: (0, 0),
+    })
 }
 
 fn connect(spec: &ImageSpec) -> Result<Opened, ImageError> {

@@ -29,6 +29,7 @@ pub const BUDGET: u32 = 32;
 pub struct Rig {
     /// The world.
     pub world: World,
+    kind: Toolstack,
     /// dom0's connection to the store.
     pub toolstack: SimStore,
     /// The service.
@@ -73,9 +74,11 @@ impl Rig {
     #[must_use]
     pub fn restarted(self) -> Self {
         let threads = u16::try_from(self.others.len() + 1).expect("few");
-        let Self { world, disks, .. } = self;
+        let Self {
+            world, kind, disks, ..
+        } = self;
         world.kill(BACK);
-        Self::with_disks(world, Toolstack::HOSTED, &disks, threads)
+        Self::with_disks(world, kind, &disks, threads)
     }
 
     fn with_disks(world: World, kind: Toolstack, disks: &RecordingDisks, threads: u16) -> Self {
@@ -101,6 +104,7 @@ impl Rig {
         made.expect("dom0 may");
         Self {
             world,
+            kind,
             toolstack,
             service,
             others,

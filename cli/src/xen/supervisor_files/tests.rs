@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use ringfence_core::store::StoreExt as _;
+use ringfence_process::ImageFormat;
 use ringfence_sim::{SimStore, World};
 
 use super::*;
@@ -200,6 +201,23 @@ fn nothing_but_backend_directories_of_this_domain_is_looked_at() {
     let qdisk = "/local/domain/0/backend/qdisk/7/51712";
     dom0.write(qdisk, &nodes);
     dom0.ask(qdisk).unwrap_err();
+}
+
+#[test]
+fn a_drive_that_names_nothing_is_empty_and_a_disk_is_refused() {
+    let mut desk = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
+    let vbd = "/local/domain/3/backend/vbd/7/51712";
+    desk.write(vbd, &[("params", ""), ("mode", "r")]);
+    let words = desk.ask(vbd).unwrap_err();
+    assert!(words.ends_with("names no image"), "{words}");
+    desk.write(vbd, &[("device-type", "cdrom")]);
+    let (answer, _fds) = desk.files.image(vbd);
+    let Answer::Image { spec } = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!((spec.format, spec.read_only), (ImageFormat::Empty, true));
+    // As of a drive with a medium, a journal is kept.
+    assert_eq!(desk.files.images.identity(vbd), Some([0, 0]));
 }
 
 #[test]
