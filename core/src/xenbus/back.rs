@@ -45,8 +45,8 @@ pub enum BackAction {
     /// Map ring and port, all or nothing, and write `sectors` and the like, then state 4. If that fails: wish
     /// [`BackWish::Retire`].
     Connect,
-    /// Both states are 4 but this process holds nothing: map again what an earlier one had, change no feature, write no state. If
-    /// that is impossible: wish [`BackWish::Retire`].
+    /// Both states are 4, or the frontend is about to close, but this process holds nothing: map again what an earlier one had,
+    /// change no feature, write no state. If that is impossible: wish [`BackWish::Retire`].
     Resume,
     /// Write state 5. Requests are served on: the frontend drains before it closes.
     BeginClosing,
@@ -113,10 +113,13 @@ const fn waiting(class: Class, view: &BackView) -> BackAction {
 fn connected(class: Class, view: &BackView) -> BackAction {
     match (class, view.peer) {
         (_, Peer::State(S::Initialising)) if weakened!("xsa_350_left") => BackAction::Wait,
-        (_, Peer::State(S::Initialised | S::Connected)) => match view.held {
-            Held::Nothing => BackAction::Resume,
-            Held::Idle | Held::Busy => BackAction::Wait,
-        },
+        // One that closes drains first, and its requests are still to be answered.
+        (_, Peer::State(S::Initialised | S::Connected | S::Closing))
+            if matches!(view.held, Held::Nothing) =>
+        {
+            BackAction::Resume
+        }
+        (_, Peer::State(S::Initialised | S::Connected)) => BackAction::Wait,
         (_, Peer::Garbage) | (Class::Vbd, Peer::State(S::Reconfiguring | S::Reconfigured)) => {
             BackAction::Fail
         }
@@ -132,6 +135,8 @@ fn connected(class: Class, view: &BackView) -> BackAction {
 
 const fn closing(view: &BackView) -> BackAction {
     match view.peer {
+        // What it may wait for does not come: only our 6 says so.
+        Peer::State(S::Closing) if matches!(view.held, Held::Nothing) => BackAction::Disconnect,
         // It may still wait for answers, and closes when it has them.
         Peer::State(
             S::Initialised | S::Connected | S::Closing | S::Reconfiguring | S::Reconfigured,

@@ -151,6 +151,8 @@ impl World {
             }
             FrontAction::Connect => self.front = Connected,
             FrontAction::BeginClosing | FrontAction::Fail => self.front = Closing,
+            // Answers come from a backend that has the ring, and from no other.
+            FrontAction::Drain if self.back_held == 0 => return None,
             FrontAction::Drain => self.front_held = 1,
             FrontAction::Disconnect => self.front = Closed,
             FrontAction::Release => {
