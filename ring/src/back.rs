@@ -2,6 +2,8 @@
 
 mod resume;
 
+pub use self::resume::mark_of;
+
 use crate::fault::{AttachError, PeerFault};
 use crate::layout::{Entries, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use crate::notify::{Armed, Notify};

@@ -16,6 +16,8 @@ pub const RSP_PROD: usize = 8;
 pub const RSP_EVENT: usize = 12;
 /// Offset of the private and padding bytes that `SHARED_RING_INIT` zeroes.
 pub const PRIVATE: usize = 16;
+/// Offset of the word by which a backend knows a ring again: the last of the padding bytes.
+pub const MARK: usize = HEADER - 8;
 /// Bytes before the first entry.
 pub const HEADER: usize = 64;
 /// The most pages a ring may have.

@@ -26,7 +26,7 @@ pub mod layout;
 mod notify;
 mod protocol;
 
-pub use back::{Back, Slot, Taken};
+pub use back::{Back, Slot, Taken, mark_of};
 pub use fault::{AttachError, Full, PeerFault};
 pub use front::Front;
 pub use index::RingIndex;

@@ -2,7 +2,7 @@
 
 use ringfence_core::mem::{PAGE, SharedMem};
 use ringfence_ring::layout::{REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
-use ringfence_ring::{Armed, AttachError, Back, Front, Notify, RingIndex};
+use ringfence_ring::{Armed, AttachError, Back, Front, Notify, RingIndex, mark_of};
 use ringfence_tests::mem::{Blk64, CountingMem, HeapMem, Number};
 
 fn header(mem: &HeapMem) -> [u32; 4] {
@@ -32,6 +32,24 @@ fn the_backend_never_initialises() {
     assert_eq!(mem.max_writes(0..PAGE), 0);
     assert_eq!(back.pass(), Ok(1));
     assert_eq!(mem.max_writes(0..PAGE), 0);
+}
+
+#[test]
+fn a_ring_keeps_its_mark_until_another_is_made_in_its_place() {
+    let mem = HeapMem::new(1);
+    let mut front = Front::<_, Blk64>::init(mem.clone()).unwrap();
+    let mut back = Back::<_, Blk64>::attach(mem.clone()).unwrap();
+    assert_eq!(mark_of(&mem), 0);
+    back.mark(u64::MAX - 1);
+    // Neither end minds.
+    assert_eq!(header(&mem), [0, 1, 0, 1]);
+    front.push(&zerocopy::FromZeros::new_zeroed()).unwrap();
+    assert_eq!(front.publish(), Notify::Yes);
+    assert_eq!(back.pass(), Ok(1));
+    assert_eq!(mark_of(&mem), u64::MAX - 1);
+    drop(front);
+    let _ = Front::<_, Blk64>::init(mem.clone()).unwrap();
+    assert_eq!(mark_of(&mem), 0);
 }
 
 #[test]

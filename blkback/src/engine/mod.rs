@@ -285,6 +285,11 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         self.disk.wake()
     }
 
+    /// Leaves a word on the ring by which a later process knows it again.
+    pub fn mark(&self, word: u64) {
+        self.ring.mark(word);
+    }
+
     /// How many requests the disk is working on.
     pub fn in_flight(&self) -> usize {
         self.table.in_flight()

@@ -41,6 +41,11 @@ impl<M: RingMem> Ring<M> {
         either!(self, ring => ring.reopen(index))
     }
 
+    /// See [`Back::mark`].
+    pub(super) fn mark(&self, word: u64) {
+        either!(self, ring => ring.mark(word));
+    }
+
     pub(super) fn pass(&mut self) -> Result<u32, PeerFault> {
         either!(self, ring => ring.pass())
     }

@@ -9,7 +9,8 @@ use super::error::JournalError;
 use super::layout::{
     self, AT_ATTEMPTS, AT_COMPLETE, AT_DEVICE, AT_FLUSH_LOST, AT_GENERATION, AT_IMAGE, AT_KILLED,
     AT_MAGIC, AT_PROTOCOL, AT_QUEUES, AT_VERSION, ENTRY_INDEX, HEAD_PORT, HEAD_PUBLISH, HEAD_REFS,
-    HEAD_REQ_CONS, MAGIC, MAX_PAGES, MAX_QUEUES, MAX_SLOTS, VERSION, head, high, low, pair,
+    HEAD_REQ_CONS, MAGIC, MAX_PAGES, MAX_QUEUES, MAX_SLOTS, UNTOUCHED, VERSION, head, high, low,
+    pair,
 };
 
 /// One queue as the frontend described it.
@@ -28,7 +29,8 @@ pub struct QueueHeader {
 pub struct Header {
     /// The frontend's domain.
     pub frontend: DomId,
-    /// What tells it from an earlier domain of the same number; 0 where nothing does.
+    /// What is on its rings as long as they are these, and on none that it or another domain of its number makes later
+    /// ([`Back::mark`](ringfence_ring::Back::mark)); 0 where nothing is.
     pub generation: u64,
     /// The device's number.
     pub vdev: u32,
@@ -45,6 +47,27 @@ pub struct Header {
 /// Whether an earlier process got as far as leaving a journal here; of which device is [`Header::read`]'s business.
 pub fn is_empty<W: Words + ?Sized>(words: &W) -> bool {
     words.load(AT_COMPLETE) == 0
+}
+
+/// Whether the frontend began anew and an earlier process died before it took anything from the new rings.
+pub fn is_untouched<W: Words + ?Sized>(words: &W) -> bool {
+    words.load(AT_COMPLETE) == UNTOUCHED
+}
+
+/// What the rings of the connection that this journal is for, or is made ready for, are marked with.
+pub fn generation<W: Words + ?Sized>(words: &W) -> u64 {
+    words.load(AT_GENERATION)
+}
+
+/// Another generation than any before it.
+pub fn next_generation<W: Words + ?Sized>(words: &W) -> u64 {
+    generation(words).wrapping_add(1).max(1)
+}
+
+/// What the frontend was told: protocol and features, as in [`Header`].
+pub fn told<W: Words + ?Sized>(words: &W) -> (u32, u32) {
+    let word = words.load(AT_PROTOCOL);
+    (low(word), high(word))
 }
 
 /// Whether a flush of this image has ever failed: what was written before it may be lost, so no later flush can succeed.
@@ -93,13 +116,14 @@ impl Header {
         let frontend =
             u16::try_from(low(device)).map_err(|_| JournalError::Frontend(low(device)))?;
         let count = words.load(AT_QUEUES);
+        let (protocol, features) = told(words);
         let mut header = Self {
             frontend: DomId::new(frontend),
             generation: words.load(AT_GENERATION),
             vdev: high(device),
-            image: [words.load(AT_IMAGE), words.load(AT_IMAGE.saturating_add(1))],
-            protocol: low(words.load(AT_PROTOCOL)),
-            features: high(words.load(AT_PROTOCOL)),
+            image: image(words),
+            protocol,
+            features,
             queues: heapless::Vec::new(),
         };
         let queues = usize::try_from(count)
@@ -118,15 +142,23 @@ impl Header {
     /// Takes a journal for this connection; what was in it is gone. It counts for nothing before [`complete`]. That a flush of
     /// the same image has failed stays known.
     pub fn prepare<W: Words + ?Sized>(&self, words: &W) {
+        self.prepare_as(words, 0);
+    }
+
+    /// The same for a connection that the frontend began without us: it [says so](is_untouched) before [`complete`].
+    pub fn prepare_untouched<W: Words + ?Sized>(&self, words: &W) {
+        self.prepare_as(words, UNTOUCHED);
+    }
+
+    fn prepare_as<W: Words + ?Sized>(&self, words: &W, until_complete: u64) {
         let same_image = Self::read(words).is_ok_and(|old| old.image == self.image);
-        words.store(AT_COMPLETE, 0);
+        words.store(AT_COMPLETE, until_complete);
         if !same_image {
             words.store(AT_FLUSH_LOST, 0);
         }
         words.store(AT_ATTEMPTS, 0);
         let device = pair(u32::from(self.frontend.get()), self.vdev);
-        let [image, inode] = self.image;
-        words.fill(AT_IMAGE, &[image, inode]);
+        words.fill(AT_IMAGE, &self.image);
         for (at, value) in [
             (AT_MAGIC, MAGIC),
             (AT_VERSION, VERSION),
@@ -141,6 +173,10 @@ impl Header {
             header.prepare(words, queue);
         }
     }
+}
+
+fn image<W: Words + ?Sized>(words: &W) -> [u64; 2] {
+    [AT_IMAGE, AT_IMAGE.saturating_add(1)].map(|at| words.load(at))
 }
 
 /// The journal counts from now on.

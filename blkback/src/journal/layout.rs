@@ -32,8 +32,10 @@ pub const STAMP: [u64; 2] = [MAGIC, VERSION];
 // The header.
 pub(super) const AT_MAGIC: usize = 0;
 pub(super) const AT_VERSION: usize = 1;
-/// 1 while the rest of the header is complete.
+/// 1 while the rest of the header is complete, [`UNTOUCHED`] if nothing was taken yet.
 pub(super) const AT_COMPLETE: usize = 2;
+/// The frontend began anew without us, and no process has taken anything since.
+pub(super) const UNTOUCHED: u64 = 2;
 /// Frontend's domain, device number from bit 32.
 pub(super) const AT_DEVICE: usize = 3;
 pub(super) const AT_GENERATION: usize = 4;

@@ -28,8 +28,8 @@ mod tests;
 pub use error::JournalError;
 pub use found::{Entry, Found, Plan};
 pub use header::{
-    Header, QueueHeader, begin_recovery, complete, end_recovery, is_empty, is_flush_lost,
-    was_killed,
+    Header, QueueHeader, begin_recovery, complete, end_recovery, generation, is_empty,
+    is_flush_lost, is_untouched, next_generation, told, was_killed,
 };
 pub use layout::{AT_KILLED, BYTES, MAX_PAGES, MAX_QUEUES, MAX_SLOTS, STAMP, VERSION};
 pub use queue::Queue;

@@ -2,7 +2,7 @@
 
 use super::{Back, Slot};
 use crate::fault::AttachError;
-use crate::layout::{REQ_PROD, RSP_PROD};
+use crate::layout::{MARK, REQ_PROD, RSP_PROD};
 use crate::{Protocol, RingIndex, RingMem};
 
 impl<M: RingMem, P: Protocol> Back<M, P> {
@@ -32,10 +32,23 @@ impl<M: RingMem, P: Protocol> Back<M, P> {
         Ok(ring)
     }
 
+    /// Leaves a word on the ring by which a later process knows it again: among the bytes that nobody reads and whoever makes
+    /// a ring sets to zero, so that no ring that is made later in the same place has it.
+    pub fn mark(&self, word: u64) {
+        self.mem().write(MARK, &word.to_le_bytes());
+    }
+
     /// The right to answer one of the requests that an earlier process took, found at `index` then. `None` once there are as
     /// many as it left open. The caller asks once for each of them.
     pub fn reopen(&mut self, index: RingIndex) -> Option<Slot> {
         self.unclaimed = self.unclaimed.checked_sub(1)?;
         Some(Slot { index })
     }
+}
+
+/// The word that [`Back::mark`] left on the ring in these pages; 0 where a ring was made and none was left.
+pub fn mark_of<M: RingMem>(mem: &M) -> u64 {
+    let mut word = [0; 8];
+    mem.read(MARK, &mut word);
+    u64::from_le_bytes(word)
 }

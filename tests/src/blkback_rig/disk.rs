@@ -40,6 +40,8 @@ pub struct Shared {
     pub waiting: Option<Waiting>,
     /// How often the disk was opened.
     pub opened: u32,
+    /// What is held is a dead process's, until the next one opens the disk.
+    left: bool,
     held: VecDeque<Io>,
     done: VecDeque<Done>,
 }
@@ -60,20 +62,23 @@ impl Shared {
             counted: Convention::default(),
             waiting: None,
             opened: 0,
+            left: false,
             held: VecDeque::with_capacity(64),
             done: VecDeque::with_capacity(64),
         }
     }
 
-    /// How many requests are held.
+    /// How many requests of the present process are held.
     pub fn held(&self) -> usize {
-        self.held.len()
+        if self.left { 0 } else { self.held.len() }
     }
 
-    /// What a dead process submitted has happened, and is nobody's.
-    pub fn fence(&mut self) {
-        self.release();
-        self.done.clear();
+    /// What a dead process submitted happens, and is nobody's.
+    fn fence(&mut self) {
+        if std::mem::take(&mut self.left) {
+            self.release();
+            self.done.clear();
+        }
     }
 
     /// Finishes everything that is held, the last first.
@@ -195,11 +200,14 @@ impl RecordingDisks {
         kept.expect("a journal").clone()
     }
 
-    /// The same disks for this process.
+    /// The same disks for this process. What an earlier one submitted happens when this one opens the disk, as whoever opens an
+    /// image waits for it.
     #[must_use]
     pub fn of_process(&self, sim: &Sim) -> Self {
         let disks = self.disks.borrow();
-        disks.values().for_each(|disk| disk.borrow_mut().fence());
+        disks
+            .values()
+            .for_each(|disk| disk.borrow_mut().left = true);
         Self {
             sim: Some(sim.clone()),
             ..self.clone()
@@ -247,6 +255,7 @@ impl Disks for RecordingDisks {
             return Ok(Asked::Moving);
         }
         let disk = self.of(backend_dir);
+        disk.borrow_mut().fence();
         disk.borrow_mut().opened += 1;
         let (waiting, sectors) = (disk.borrow().waiting, disk.borrow().counted);
         Ok(Asked::Open(OpenDisk {

@@ -1,19 +1,23 @@
 //! A device's journal: whose it is, whether it can be gone on with.
 
-use ringfence_core::platform::Platform;
+use ringfence_core::platform::{Access, Platform};
 use ringfence_core::weakened;
 use ringfence_core::wire::blkif::{Abi, RequestNative, SectorUnits};
 use ringfence_core::{PAGE, Sector};
 use ringfence_ring::layout::ring_size;
+use ringfence_ring::mark_of;
 
 use super::super::disks::{Disks, Kept};
 use super::Device;
-use crate::journal::{self, Header, JournalError, QueueHeader};
+use crate::journal::{self, Header, JournalError, QueueHeader, Record};
 use crate::negotiate::{Frontend, RingNodes};
 use crate::sink::Disk;
 
 /// Recoveries that were begun one after the other and none of which ended: there is no point in another.
 const ATTEMPTS: u64 = 5;
+
+/// Why a frontend that is connected is not served.
+pub(super) const UNITS_UNKNOWN: &str = "nobody knows in which units the frontend counts sectors";
 
 /// How the rings of a connection are begun.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,6 +26,11 @@ pub(super) enum Begin {
     Fresh,
     /// The frontend is connected, and nobody knows what was taken: nothing may be open.
     Unknown,
+    /// The frontend is connected with rings that it made while nobody was here: nothing was taken from them.
+    Anew {
+        /// What the earlier process had offered.
+        features: u32,
+    },
     /// The journal says what was taken.
     Journal {
         /// What the earlier process had offered.
@@ -30,13 +39,15 @@ pub(super) enum Begin {
 }
 
 impl<P: Platform> Device<'_, P> {
-    /// Gets the journal, and makes it ready for this connection unless it is to be gone on with. Says why there can be no
-    /// connection.
+    /// Gets the journal, and makes it ready for this connection unless it is to be gone on with. `told`: as of
+    /// [`counts_alike`](Self::counts_alike). Says why there can be no connection.
     pub(super) fn keep<D: Disks>(
         &mut self,
+        platform: &P,
         disks: &mut D,
         frontend: &Frontend,
         resume: bool,
+        told: Option<u64>,
     ) -> Result<Begin, String> {
         let kept = disks.journal(&self.dir);
         self.kept = kept.map_err(|error| format!("journal: {error}"))?;
@@ -49,6 +60,16 @@ impl<P: Platform> Device<'_, P> {
             header.prepare(record);
             return Ok(if resume { Begin::Unknown } else { Begin::Fresh });
         }
+        let (protocol, features) = journal::told(record);
+        if journal::is_untouched(record) || self.is_anew(platform, record, &header)? {
+            if protocol >> UNITS != header.protocol >> UNITS && !self.counts_alike(told) {
+                return Err(UNITS_UNKNOWN.into());
+            }
+            // What is said to frontends stays as it is, and so it was said to this one.
+            header.features = features;
+            header.prepare_untouched(record);
+            return Ok(Begin::Anew { features });
+        }
         let found = Header::read(record).map_err(|error| error.to_string())?;
         if self.cdrom {
             // Nothing was written to the medium that may have been another, so all can be done again on this one.
@@ -59,9 +80,33 @@ impl<P: Platform> Device<'_, P> {
         if attempts >= ATTEMPTS {
             return Err(format!("journal: {attempts} recoveries did not end"));
         }
-        Ok(Begin::Journal {
-            features: found.features,
-        })
+        Ok(Begin::Journal { features })
+    }
+
+    /// Whether the frontend's rings are others than those that the journal is about. Frontends begin anew without their backend
+    /// when they are resumed, bound again, or the next kernel's.
+    fn is_anew(&self, platform: &P, record: &Record, header: &Header) -> Result<bool, String> {
+        let found = Header::read(record).map_err(|error| error.to_string())?;
+        let same_device = (found.frontend, found.vdev) == (header.frontend, header.vdev);
+        if !same_device || weakened!("journal_stranger") {
+            return Ok(false);
+        }
+        let layout = |header: &Header| header.protocol & !(u32::MAX << UNITS);
+        if found.queues != header.queues || layout(&found) != layout(header) {
+            return Ok(true);
+        }
+        if found.generation == 0 {
+            return Ok(false);
+        }
+        for queue in &found.queues {
+            let first = queue.refs.get(..1).unwrap_or(&[]);
+            let mapping = platform.map(self.id.front, first, Access::ReadWrite);
+            let mapping = mapping.map_err(|error| error.to_string())?;
+            if mark_of(&mapping) != found.generation {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// All rings are connected: the journal counts.
@@ -70,7 +115,13 @@ impl<P: Platform> Device<'_, P> {
             return;
         };
         match begin {
-            Begin::Fresh | Begin::Unknown => journal::complete(&kept.record),
+            Begin::Fresh | Begin::Unknown | Begin::Anew { .. } => {
+                let generation = journal::generation(&kept.record);
+                for queue in &self.queues {
+                    queue.engine.mark(generation);
+                }
+                journal::complete(&kept.record);
+            }
             Begin::Journal { .. } => journal::end_recovery(&kept.record),
         }
     }
@@ -78,7 +129,9 @@ impl<P: Platform> Device<'_, P> {
     /// The most segments of an indirect request that this frontend was offered, maybe by an earlier process.
     pub(super) fn offered(&self, begin: Begin) -> u16 {
         match begin {
-            Begin::Journal { features } => u16::try_from(features & 0xFFFF).unwrap_or(0),
+            Begin::Journal { features } | Begin::Anew { features } => {
+                u16::try_from(features & 0xFFFF).unwrap_or(0)
+            }
             _ => self.offer.indirect_segments,
         }
     }
@@ -113,7 +166,7 @@ impl<P: Platform> Device<'_, P> {
         };
         Header {
             frontend: self.id.front,
-            generation: 0,
+            generation: journal::next_generation(&kept.record),
             vdev: self.id.vdev,
             image: kept.image,
             protocol: protocol(frontend.abi, self.units()),
@@ -123,6 +176,9 @@ impl<P: Platform> Device<'_, P> {
     }
 }
 
+/// Where in its number for the protocol a journal says how sectors are counted.
+const UNITS: u32 = 8;
+
 /// A number for every layout, which the journals of later versions keep, with what tells units of sectors apart from bit 8 on:
 /// a request means another place in other units.
 const fn protocol(abi: Abi, units: SectorUnits) -> u32 {
@@ -130,22 +186,16 @@ const fn protocol(abi: Abi, units: SectorUnits) -> u32 {
         Abi::Native => 1,
         Abi::X86_32 => 2,
     };
-    units.bits() << 8 | layout
+    units.bits() << UNITS | layout
 }
 
-/// Whether both are about one connection; which field says that they are not.
+/// Whether requests of the rings that both are about mean the same; which field says that they do not.
 fn same(found: &Header, wanted: &Header) -> Result<(), &'static str> {
     let fields = [
         ("frontend", found.frontend == wanted.frontend),
-        ("generation", found.generation == wanted.generation),
         ("vdev", found.vdev == wanted.vdev),
         ("image", found.image == wanted.image),
         ("protocol", found.protocol == wanted.protocol),
-        (
-            "number of queues",
-            found.queues.len() == wanted.queues.len(),
-        ),
-        ("ring-ref or event-channel", found.queues == wanted.queues),
     ];
     match fields.iter().find(|(_, same)| !same) {
         Some((field, _)) if !weakened!("journal_stranger") => Err(field),

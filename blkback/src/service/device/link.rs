@@ -13,7 +13,7 @@ use super::super::disks::Disks;
 use super::super::doorbells::Doorbells;
 use super::super::id::RingId;
 use super::Device;
-use super::keep::Begin;
+use super::keep::{Begin, UNITS_UNKNOWN};
 use super::queue::{Journaled, Queue};
 use crate::engine::{Engine, Terms};
 use crate::epoch::Epoch;
@@ -52,21 +52,21 @@ impl<'p, P: Platform> Device<'p, P> {
                 return Ok(false);
             }
         };
-        let begin = match self.keep(disks, &frontend, resume) {
+        let told = match resume {
+            true => store.read_opt::<u64>(Tx::NONE, &self.dir, "sectors"),
+            false => Ok(None),
+        };
+        let told = told.ok().flatten();
+        let begin = match self.keep(platform, disks, &frontend, resume, told) {
             Ok(begin) => begin,
             Err(reason) => {
                 self.retire(true, reason);
                 return Ok(false);
             }
         };
-        let told = match resume {
-            true => store.read_opt::<u64>(Tx::NONE, &self.dir, "sectors"),
-            false => Ok(None),
-        };
-        let told = told.ok().flatten();
-        if resume && !matches!(begin, Begin::Journal { .. }) && !self.counts_alike(told) {
-            let reason = "nobody knows in which units the frontend counts sectors";
-            self.retire(true, reason.into());
+        let unknown = matches!(begin, Begin::Fresh | Begin::Unknown);
+        if resume && unknown && !self.counts_alike(told) {
+            self.retire(true, UNITS_UNKNOWN.into());
             return Ok(false);
         }
         let Some(disk) = self.disk.take() else {
