@@ -128,5 +128,5 @@ fn an_idle_ring_is_taken_over_without_a_word() {
     assert!(backend.is_idle());
     // Whoever died may have done so before ringing.
     rig.world.settle();
-    assert_eq!(rig.guest.channel.take_pending(), Ok(true));
+    assert_eq!(rig.guest.rings[0].channel.take_pending(), Ok(true));
 }

@@ -16,6 +16,11 @@ use super::{BACK, Guest};
 pub struct Pages(Vec<SimGranted>);
 
 impl Pages {
+    /// A ring of these.
+    pub const fn new(pages: Vec<SimGranted>) -> Self {
+        Self(pages)
+    }
+
     /// Their references.
     pub fn refs(&self) -> Vec<GrantRef> {
         self.0.iter().map(Granted::grant_ref).collect()

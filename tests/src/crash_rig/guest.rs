@@ -1,33 +1,51 @@
 //! An honest guest that uses number, grant and page again the moment it sees an answer.
 
+use std::collections::BTreeSet;
+
 use ringfence_blkback::BlkifNative;
 use ringfence_core::platform::{Access, Channel, Granted, Platform};
-use ringfence_core::wire::blkif::{Op, RequestNative, Status};
+use ringfence_core::wire::blkif::{Op, RequestNative, ResponseNative, Status};
 use ringfence_core::{PAGE, SharedMem};
 use ringfence_ring::layout::{REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use ringfence_ring::{Front, RingIndex};
 use ringfence_sim::{Sim, SimChannel, SimGranted, World};
 
-use super::{BACK, FRONT, Rng};
-use crate::blkback_rig::request;
+use super::{BACK, FRONT, Rng, Shape};
+use crate::blkback_rig::{Pages, indirect, request, write_segments};
 
 /// Requests in flight at most.
 pub const LANES: usize = 6;
-/// Places of a page each on the disk.
+/// Places of as many pages as a request has on the disk.
 pub const BLOCKS: usize = 8;
+
+/// What is in a page that no request has.
+const NOBODYS: u64 = u64::MAX;
+const SECTORS_PER_PAGE: usize = PAGE / 512;
 
 /// What a lane is waiting for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Open {
-    Read { block: usize },
-    Write { block: usize, stamp: u64 },
+    Read {
+        block: usize,
+    },
+    Write {
+        block: usize,
+        stamp: u64,
+    },
+    /// A write that orders all others.
+    Barrier {
+        block: usize,
+        stamp: u64,
+    },
     Flush,
 }
 
 impl Open {
     const fn block(self) -> Option<usize> {
         match self {
-            Self::Read { block } | Self::Write { block, .. } => Some(block),
+            Self::Read { block } | Self::Write { block, .. } | Self::Barrier { block, .. } => {
+                Some(block)
+            }
             Self::Flush => None,
         }
     }
@@ -36,27 +54,57 @@ impl Open {
         match self {
             Self::Read { .. } => Op::READ,
             Self::Write { .. } => Op::WRITE,
+            Self::Barrier { .. } => Op::WRITE_BARRIER,
             Self::Flush => Op::FLUSH_DISKCACHE,
         }
     }
 }
 
-/// One of the requests that may be in flight: its number is the request's, and it has a page of its own.
+/// One of the requests that may be in flight: its number is the request's, and it has pages of its own.
 struct Lane {
-    page: SimGranted,
+    pages: Vec<SimGranted>,
+    /// For the segments.
+    segments: SimGranted,
     open: Option<Open>,
+}
+
+impl Lane {
+    fn fill(&self, stamp: u64) {
+        self.pages
+            .iter()
+            .for_each(|page| page.write(0, &stamped(stamp)));
+    }
+
+    /// Whether all its pages hold this.
+    fn holds(&self, stamp: u64) -> bool {
+        let mut bytes = [0; PAGE];
+        self.pages.iter().all(|page| {
+            page.read(0, &mut bytes);
+            bytes == stamped(stamp)
+        })
+    }
+}
+
+/// A ring and our end of its event channel.
+pub struct Ring {
+    /// The ring.
+    pub front: Front<Pages, BlkifNative>,
+    /// The channel.
+    pub channel: SimChannel,
 }
 
 /// The guest, and what it knows to be on the disk.
 pub struct Guest {
     /// The domain.
     pub sim: Sim,
-    /// Its end of the event channel.
-    pub channel: SimChannel,
-    ring: Front<SimGranted, BlkifNative>,
+    /// Its rings; lanes take turns.
+    pub rings: Vec<Ring>,
+    shape: Shape,
     lanes: Vec<Lane>,
     /// The last acknowledged stamp of every block.
     pub acknowledged: [u64; BLOCKS],
+    /// The stamps of its barriers.
+    pub barriers: BTreeSet<u64>,
     stamp: u64,
     to_do: usize,
     /// Answers with an error; nobody expects one but who orders it.
@@ -72,41 +120,52 @@ pub fn stamped(stamp: u64) -> [u8; PAGE] {
     page
 }
 
+/// A ring whose indices are about to wrap around.
+fn ring(sim: &Sim, pages: usize) -> Ring {
+    let page = |_| sim.alloc(BACK, Access::ReadWrite).expect("a page");
+    let pages = Pages::new((0..pages).map(page).collect());
+    let start = 0u32.wrapping_sub(5);
+    for (at, value) in [
+        (REQ_PROD, start),
+        (RSP_PROD, start),
+        (REQ_EVENT, start.wrapping_add(1)),
+        (RSP_EVENT, start.wrapping_add(1)),
+    ] {
+        pages.store_u32(at, value);
+    }
+    Ring {
+        front: Front::attach_at(pages, RingIndex::new(start)).expect("a ring"),
+        channel: sim.alloc_unbound(BACK).expect("a port"),
+    }
+}
+
 impl Guest {
-    /// A guest that is going to send so many requests, on a ring whose indices are about to wrap around.
-    pub fn new(world: &World, to_do: usize) -> Self {
+    /// A guest that is going to send so many requests.
+    pub fn new(world: &World, shape: Shape, to_do: usize) -> Self {
         let sim = world.domain(FRONT);
         let alloc = || sim.alloc(BACK, Access::ReadWrite).expect("a page");
-        let page = alloc();
-        let start = 0u32.wrapping_sub(5);
-        for (at, value) in [
-            (REQ_PROD, start),
-            (RSP_PROD, start),
-            (REQ_EVENT, start.wrapping_add(1)),
-            (RSP_EVENT, start.wrapping_add(1)),
-        ] {
-            page.store_u32(at, value);
-        }
+        let lane = |_| {
+            let lane = Lane {
+                pages: (0..shape.segments).map(|_| alloc()).collect(),
+                segments: alloc(),
+                open: None,
+            };
+            lane.fill(NOBODYS);
+            lane
+        };
         Self {
-            channel: sim.alloc_unbound(BACK).expect("a port"),
-            ring: Front::attach_at(page, RingIndex::new(start)).expect("a ring"),
-            lanes: (0..LANES)
-                .map(|_| Lane {
-                    page: alloc(),
-                    open: None,
-                })
+            rings: (0..shape.queues)
+                .map(|_| ring(&sim, shape.ring_pages))
                 .collect(),
+            lanes: (0..LANES).map(lane).collect(),
+            shape,
             sim,
             acknowledged: [0; BLOCKS],
+            barriers: BTreeSet::new(),
             stamp: 0,
             to_do,
             errors: Vec::new(),
         }
-    }
-
-    /// The ring's page.
-    pub fn ring(&self) -> &SimGranted {
-        self.ring.mem()
     }
 
     /// Whether all is sent and answered.
@@ -122,8 +181,10 @@ impl Guest {
                 self.send(lane, rng);
             }
         }
-        if self.ring.publish().is_needed() {
-            self.channel.notify().expect("a bell");
+        for ring in &mut self.rings {
+            if ring.front.publish().is_needed() {
+                ring.channel.notify().expect("a bell");
+            }
         }
     }
 
@@ -132,26 +193,43 @@ impl Guest {
     /// # Panics
     /// If one of them is not what it must be.
     pub fn look(&mut self) {
-        while let Some(answer) = self.ring.take_response().expect("an honest backend") {
-            let lane = self.lanes.get_mut(answer.id as usize).expect("our number");
-            let open = lane.open.take().expect("one answer for each request");
-            assert_eq!(answer.operation, open.op(), "an answer to what was asked");
-            let mut page = [0; PAGE];
-            lane.page.read(0, &mut page);
-            // Whatever comes now from or to this page is wrong.
-            lane.page.write(0, &stamped(u64::MAX));
-            if answer.status != Status::OKAY {
-                self.errors.push(answer.id);
-                continue;
+        for ring in 0..self.rings.len() {
+            while let Some(answer) = self.rings[ring]
+                .front
+                .take_response()
+                .expect("an honest backend")
+            {
+                self.answered(ring, &answer);
             }
-            match open {
-                Open::Read { block } => {
-                    let wanted = stamped(self.acknowledged[block]);
-                    assert!(page == wanted, "block {block}: {:?}", &page[..8]);
-                }
-                Open::Write { block, stamp } => self.acknowledged[block] = stamp,
-                Open::Flush => {}
+        }
+    }
+
+    fn answered(&mut self, ring: usize, answer: &ResponseNative) {
+        let number = answer.id as usize;
+        let lane = self.lanes.get_mut(number).expect("our number");
+        assert_eq!(number % self.rings.len(), ring, "the ring it was asked on");
+        let open = lane.open.take().expect("one answer for each request");
+        assert_eq!(answer.operation, open.op(), "an answer to what was asked");
+        let read = match open {
+            Open::Read { block } => Some((block, lane.holds(self.acknowledged[block]))),
+            _ => None,
+        };
+        // Whatever comes now from or to these pages is wrong.
+        lane.fill(NOBODYS);
+        lane.segments.write(0, &stamped(NOBODYS));
+        if answer.status != Status::OKAY {
+            self.errors.push(answer.id);
+            return;
+        }
+        match open {
+            Open::Read { .. } => {
+                let (block, right) = read.expect("a read");
+                assert!(right, "block {block} is not what was written");
             }
+            Open::Write { block, stamp } | Open::Barrier { block, stamp } => {
+                self.acknowledged[block] = stamp;
+            }
+            Open::Flush => {}
         }
     }
 
@@ -166,37 +244,61 @@ impl Guest {
             0 => Open::Flush,
             _ if taken(block) => return,
             1..4 => Open::Read { block },
-            _ => {
+            kind => {
                 self.stamp += 1;
                 let stamp = self.stamp;
-                Open::Write { block, stamp }
+                match kind {
+                    4 if self.may_order() => {
+                        self.barriers.insert(stamp);
+                        Open::Barrier { block, stamp }
+                    }
+                    _ => Open::Write { block, stamp },
+                }
             }
         };
         self.post(lane, open);
+    }
+
+    /// Which of two barriers on two rings is the older one nobody can tell: there is one at a time.
+    fn may_order(&self) -> bool {
+        let mut open = self.lanes.iter().filter_map(|lane| lane.open);
+        self.shape.barriers && !open.any(|open| matches!(open, Open::Barrier { .. }))
     }
 
     /// Writes bytes of `value` from one lane.
     pub fn write(&mut self, lane: usize, value: u8) {
         let stamp = u64::from_le_bytes([value; 8]);
         self.post(lane, Open::Write { block: lane, stamp });
-        let _ = self.ring.publish();
+        for ring in &mut self.rings {
+            let _ = ring.front.publish();
+        }
     }
 
-    fn post(&mut self, lane: usize, open: Open) {
-        let gref = self.lanes[lane].page.grant_ref();
-        match open {
-            Open::Write { stamp, .. } => self.lanes[lane].page.write(0, &stamped(stamp)),
-            _ => self.lanes[lane].page.write(0, &stamped(u64::MAX)),
+    fn post(&mut self, number: usize, open: Open) {
+        let lane = &mut self.lanes[number];
+        assert!(lane.holds(NOBODYS), "lane {number}: pages that were free");
+        if let Open::Write { stamp, .. } | Open::Barrier { stamp, .. } = open {
+            lane.fill(stamp);
         }
-        let segments = [(gref, 0, 7)];
-        let segments = match open {
-            Open::Flush => &segments[..0],
-            _ => &segments[..],
+        let whole = |page: &SimGranted| (page.grant_ref(), 0, 7);
+        let mut segments: Vec<_> = lane.pages.iter().map(whole).collect();
+        if open == Open::Flush {
+            segments.clear();
+        }
+        let (id, op) = (number as u64, open.op());
+        let sector = open.block().unwrap_or(0) * self.shape.segments * SECTORS_PER_PAGE;
+        let sector = sector as u64;
+        let wanted: RequestNative = match op {
+            Op::READ | Op::WRITE if self.shape.indirect => {
+                write_segments(&lane.segments, 0, &segments);
+                let count = u16::try_from(segments.len()).expect("few");
+                indirect(id, op, sector, count, &[lane.segments.grant_ref()])
+            }
+            _ => request(id, op, sector, &segments),
         };
-        let sector = open.block().unwrap_or(0) as u64 * 8;
-        let wanted: RequestNative = request(lane as u64, open.op(), sector, segments);
-        self.ring.push(&wanted).expect("room");
-        self.lanes[lane].open = Some(open);
+        lane.open = Some(open);
+        let ring = number % self.rings.len();
+        self.rings[ring].front.push(&wanted).expect("room");
         self.to_do = self.to_do.saturating_sub(1);
     }
 }

@@ -1,7 +1,7 @@
 //! Storage whose I/O goes on when the process that submitted it is dead.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use ringfence_blkback::sink::{DiskIo, Done, Geometry, Io, IoOp};
@@ -28,6 +28,10 @@ pub struct Storage {
     pub poison: Option<u8>,
     /// The most requests that were at the disk at once in the present life.
     pub most: usize,
+    /// Stamps that order all that were there before them.
+    pub barriers: BTreeSet<u64>,
+    /// Stamps that were written.
+    written: BTreeSet<u64>,
     flying: Vec<Flying>,
     landed: BTreeMap<u32, VecDeque<(u16, Vec<u8>)>>,
     lives: u32,
@@ -78,11 +82,16 @@ impl Storage {
             IoOp::Write(sector) => {
                 let at = sector.get() as usize * 512;
                 self.bytes[at..][..data.len()].copy_from_slice(&data);
+                self.written.extend(stamp(&data));
             }
             _ => {}
         }
         self.landed.entry(life).or_default().push_back((tag, data));
     }
+}
+
+fn stamp(data: &[u8]) -> Option<u64> {
+    data.first_chunk().copied().map(u64::from_le_bytes)
 }
 
 /// The disk as one life of a backend has it.
@@ -121,14 +130,20 @@ impl DiskIo for Life {
         if io.op != IoOp::Flush && poison.is_some() && data.first().copied() == poison {
             self.sim.crash();
         }
-        self.storage.borrow_mut().flying.push(Flying {
+        let mut shared = self.storage.borrow_mut();
+        let barrier = stamp(&data).filter(|stamp| shared.barriers.contains(stamp));
+        if let (IoOp::Write(_), Some(barrier)) = (io.op, barrier) {
+            let mut older = 1..barrier;
+            let done = older.all(|stamp| shared.written.contains(&stamp));
+            assert!(done, "a barrier went before what is older");
+        }
+        shared.flying.push(Flying {
             life: self.life,
             tag: io.tag.get(),
             op: io.op,
             data,
         });
         self.mine.insert(io.tag.get(), io);
-        let mut shared = self.storage.borrow_mut();
         shared.most = shared.most.max(self.mine.len());
         Ok(())
     }
