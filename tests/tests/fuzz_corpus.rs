@@ -205,6 +205,7 @@ fn the_worlds_of_the_corpus_are_eventful() {
     }
     assert!(all.deaths >= 10 && all.restores >= 3, "{all:?}");
     assert!(all.answers >= 100 && all.repeated >= 3, "{all:?}");
+    assert!(all.outages >= 8 && all.kernels >= 5, "{all:?}");
 }
 
 #[test]

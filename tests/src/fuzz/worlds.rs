@@ -46,6 +46,8 @@ struct Scene {
     /// The stamp that each place holds, or those of which it holds one.
     stamps: [Vec<u64>; BLOCKS],
     next: u64,
+    /// Nobody has taken the place of a process of the driver domain that died.
+    dead: bool,
     tally: Tally,
 }
 
@@ -54,8 +56,12 @@ struct Scene {
 pub struct Tally {
     /// Processes of the driver domain that died.
     pub deaths: u32,
+    /// Times that nobody took a dead process's place for a while.
+    pub outages: u32,
     /// Times that the guest was restored.
     pub restores: u32,
+    /// Times that another kernel began in the guest.
+    pub kernels: u32,
     /// Requests that were answered.
     pub answers: u32,
     /// Requests that a connection left to the next one.
@@ -65,14 +71,16 @@ pub struct Tally {
 impl std::ops::AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.deaths += other.deaths;
+        self.outages += other.outages;
         self.restores += other.restores;
+        self.kernels += other.kernels;
         self.answers += other.answers;
         self.repeated += other.repeated;
     }
 }
 
 /// Lets each byte of the data do something: a request, a turn of one of the two, a death of the driver domain's process at some
-/// step of its work, a restore of the guest, a disk that holds back. In the end everything is answered once, without an error but
+/// step of its work, an outage, a restore of the guest, another kernel in it, a disk that holds back. In the end everything is answered once, without an error but
 /// for what was in flight at many deaths, and read back.
 ///
 /// # Panics
@@ -124,6 +132,7 @@ impl Scene {
             open: BTreeMap::new(),
             stamps: std::array::from_fn(|_| vec![0]),
             next: 0,
+            dead: false,
             tally: Tally::default(),
         };
         scene.settle();
@@ -136,16 +145,21 @@ impl Scene {
 
     /// The driver domain does something; if its process dies in that, another takes its place.
     fn back(&mut self, act: impl FnOnce(&mut Rig)) {
+        if self.dead {
+            return;
+        }
         let rig = self.rig();
         if Crash::catch(|| act(rig)).is_none() {
             self.restart();
         }
     }
 
+    /// Another process takes the dead one's place.
     fn restart(&mut self) {
         for _ in 0..8 {
             let Some(rig) = self.rig.take() else { return };
-            self.tally.deaths += 1;
+            self.tally.deaths += u32::from(!self.dead);
+            self.dead = false;
             let mut rig = rig.restarted();
             let alive = Crash::catch(|| rig.service.control().map(|_| ())).is_some();
             self.rig = Some(rig);
@@ -178,9 +192,10 @@ impl Scene {
                     let mut bytes = [0; PAGE];
                     let buffer = done.buffer.expect("it had one");
                     buffer.read_at(0, &mut bytes).expect("a page");
-                    let mut stamps = self.stamps[block].iter();
-                    let held = stamps.any(|stamp| bytes == stamped(*stamp));
-                    assert!(held, "{block}: {:?}", &bytes[..8]);
+                    // What is read once is there until something else is written.
+                    let stamps = &mut self.stamps[block];
+                    stamps.retain(|stamp| bytes == stamped(*stamp));
+                    assert!(!stamps.is_empty(), "{block}: {:?}", &bytes[..8]);
                 }
                 Open::Read(_) | Open::Flush => {}
             }
@@ -188,7 +203,7 @@ impl Scene {
         let _ = self.front.kick();
     }
 
-    /// A place has another stamp now; or not, if that failed.
+    /// A place has another stamp now; or not, if that failed, or nobody knows whether it did.
     fn changed(&mut self, block: usize, stamp: u64, failed: bool) {
         if !failed {
             self.stamps[block].clear();
@@ -252,6 +267,8 @@ impl Scene {
                 }
             }
             240..244 => self.restore(),
+            244..248 => self.outage(),
+            248..250 => self.kernel(),
             _ => {
                 let rig = self.rig();
                 rig.now += std::time::Duration::from_millis(step as u64);
@@ -283,6 +300,31 @@ impl Scene {
         self.tally.restores += 1;
     }
 
+    /// The driver domain's process dies, and it takes its time until the next one.
+    fn outage(&mut self) {
+        if !self.dead {
+            self.rig().world.kill(BACK);
+            self.dead = true;
+            self.tally.deaths += 1;
+            self.tally.outages += 1;
+        }
+    }
+
+    /// Another kernel of the guest knows nothing of what the one before was doing.
+    fn kernel(&mut self) {
+        for (open, _) in std::mem::take(&mut self.open).into_values() {
+            match open {
+                Open::Write(block, stamp) => self.changed(block, stamp, true),
+                Open::Discard(block) => self.changed(block, 0, true),
+                Open::Read(_) | Open::Flush => {}
+            }
+        }
+        let sim = self.guest.sim.clone();
+        self.guest.store = sim.store();
+        self.front = Frontend::with_limits(sim, &self.guest.dir).expect("a short path");
+        self.tally.kernels += 1;
+    }
+
     /// Lets everybody work until nothing happens any more.
     fn settle(&mut self) {
         for _ in 0..12 {
@@ -292,6 +334,9 @@ impl Scene {
     }
 
     fn end(&mut self) {
+        if self.dead {
+            self.restart();
+        }
         // What was ordered does not happen any more.
         self.rig().world.die_after(BACK, u64::MAX);
         let disk = self.disk();
