@@ -4,7 +4,8 @@ use ringfence_blkback::journal::{Journal as _, Plan, Queue};
 use ringfence_blkback::sink::IoOp;
 use ringfence_core::Words as _;
 use ringfence_core::ids::{DomId, Sector};
-use ringfence_core::platform::Granted;
+use ringfence_core::platform::{Access, Channel as _, Granted, Platform as _};
+use ringfence_core::store::{Store as _, StoreExt as _};
 use ringfence_core::wire::blkif::{Convention, Op, Status};
 use ringfence_ring::layout::HEADER;
 use ringfence_ring::{Front, RingMem as _};
@@ -414,6 +415,45 @@ fn a_journal_of_another_ring_in_other_units_ends_its_device() {
         (rig.state(&guest).as_str(), rig.error(&guest)),
         ("4", String::new())
     );
+}
+
+/// The step after which everything was done without the frontend.
+const LAST: u64 = 400;
+
+#[test]
+fn a_frontend_that_makes_another_ring_while_its_nodes_are_read_has_its_disk() {
+    for step in 0..LAST {
+        let mut rig = rig();
+        let mut guest = rig.connected(7, "w");
+        let mut rig = rig.restarted();
+        let (ring, channel) = (guest.ring.take(), guest.channel.take());
+        let sim = guest.sim.clone();
+        let made = sim.alloc(BACK, Access::ReadWrite).expect("a page");
+        let port = sim.alloc_unbound(BACK).expect("a port");
+        let nodes = [
+            ("ring-ref", made.grant_ref().to_string()),
+            ("event-channel", port.port().to_string()),
+        ];
+        guest.ring = Some(Front::init(made).expect("a ring"));
+        guest.channel = Some(port);
+        let (mut store, dir) = (sim.store(), guest.dir.clone());
+        rig.world.meanwhile(BACK, step, move || {
+            // What it had ends before it says so, and it says all at once.
+            drop((ring, channel));
+            let written = store.transaction(|store, tx| {
+                nodes
+                    .iter()
+                    .try_for_each(|(node, value)| store.write_str(tx, &dir, node, value))
+            });
+            written.expect("its own nodes");
+        });
+        rig.settle();
+        assert_eq!(
+            (rig.state(&guest).as_str(), rig.error(&guest)),
+            ("4", String::new()),
+            "step {step}"
+        );
+    }
 }
 
 #[test]

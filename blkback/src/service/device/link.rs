@@ -22,6 +22,9 @@ use crate::journal;
 use crate::negotiate::{self, Frontend};
 use crate::sink::{Disk, Split};
 
+/// How often the nodes of a frontend that is connected are read until they are the same twice.
+const READINGS: usize = 4;
+
 /// Nanoseconds since somebody asked first.
 fn clock() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -42,22 +45,50 @@ impl<'p, P: Platform> Device<'p, P> {
         if !self.open(store, disks)? {
             return Ok(false);
         }
-        let frontend = match negotiate::read_frontend(store, &self.front_dir, &self.offer) {
-            Ok(frontend) => frontend,
-            Err(error) => {
-                if let Some(error) = error.store() {
-                    return Err(error);
+        for _ in 0..READINGS {
+            let frontend = negotiate::read_frontend(store, &self.front_dir, &self.offer);
+            let connected = match &frontend {
+                Ok(frontend) => {
+                    self.connect_to(platform, store, disks, doorbells, frontend, resume)?
                 }
-                self.retire(true, format!("{}: {error}", self.front_dir));
-                return Ok(false);
+                Err(error) => {
+                    if let Some(error) = error.store() {
+                        return Err(error);
+                    }
+                    self.retire(true, format!("{}: {error}", self.front_dir));
+                    false
+                }
+            };
+            // Who is connected without us may make other rings at any moment, and nothing says when its nodes are whole.
+            let same = |store: &mut S| {
+                negotiate::read_frontend(store, &self.front_dir, &self.offer) == frontend
+            };
+            if !resume || same(store) {
+                return Ok(connected);
             }
-        };
+            self.release(doorbells);
+            self.wish = BackWish::Run;
+        }
+        self.retire(true, format!("{}: changes all the time", self.front_dir));
+        Ok(false)
+    }
+
+    /// The same, with the frontend's nodes as they were read.
+    fn connect_to<S: Store, D: Disks>(
+        &mut self,
+        platform: &'p P,
+        store: &mut S,
+        disks: &mut D,
+        doorbells: &mut impl Doorbells<P::Channel>,
+        frontend: &Frontend,
+        resume: bool,
+    ) -> Result<bool, StoreError> {
         let told = match resume {
             true => store.read_opt::<u64>(Tx::NONE, &self.dir, "sectors"),
             false => Ok(None),
         };
         let told = told.ok().flatten();
-        let begin = match self.keep(platform, disks, &frontend, resume, told) {
+        let begin = match self.keep(platform, disks, frontend, resume, told) {
             Ok(begin) => begin,
             Err(reason) => {
                 self.retire(true, reason);
@@ -72,7 +103,7 @@ impl<'p, P: Platform> Device<'p, P> {
         let Some(disk) = self.disk.take() else {
             return Ok(false);
         };
-        let parts = self.divide(disk, &frontend);
+        let parts = self.divide(disk, frontend);
         // What an earlier process had offered counts, and that is what our own node says.
         let offered = store.read_opt::<bool>(Tx::NONE, &self.dir, "feature-persistent");
         let both = frontend.persistent && offered == Ok(Some(true));
@@ -95,7 +126,7 @@ impl<'p, P: Platform> Device<'p, P> {
                 queue,
                 ..terms.clone()
             };
-            self.connect_ring(platform, &terms, &frontend, disk, doorbells, begin)
+            self.connect_ring(platform, &terms, frontend, disk, doorbells, begin)
         });
         match connected {
             Ok(()) => {
