@@ -59,16 +59,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         options.millis
     );
     println!(
-        "{:>6} {:>10} {:>7} {:>9} {:>9} {:>14}",
-        "disks", "reads/s", "ratio", "p50 us", "back ns", "KiB/idle disk"
+        "{:>6} {:>10} {:>7} {:>9} {:>9} {:>9} {:>14}",
+        "disks", "reads/s", "ratio", "p50 us", "p99 us", "back ns", "KiB/idle disk"
     );
     for row in &rows {
         println!(
-            "{:>6} {:>10.0} {:>6.2}x {:>9.2} {:>9.0} {:>14.1}",
+            "{:>6} {:>10.0} {:>6.2}x {:>9.2} {:>9.2} {:>9.0} {:>14.1}",
             row.disks,
             row.outcome.rate,
             row.ratio,
             row.outcome.p50,
+            row.outcome.p99,
             row.outcome.back_cpu,
             row.bytes_per_idle_disk / 1024.0
         );

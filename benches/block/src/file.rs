@@ -3,7 +3,7 @@
 use crate::load::{DISK, Waiting};
 use crate::meter::Outcome;
 use crate::ours::Disk;
-use crate::report::median;
+use crate::report::{self, median};
 use crate::{Options, ours, peer};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -72,10 +72,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             ratio: ours.rate / peer.rate,
             peer_command: "blkio io_uring, direct, do_io(min=1)",
         };
-        println!(
-            "{operation}, {} in flight: {:.2} x; ours {:.0}/s, p50 {:.0} us, p99 {:.0} us; peer {:.0}/s, p50 {:.0} us, p99 {:.0} us",
-            row.depth, row.ratio, ours.rate, ours.p50, ours.p99, peer.rate, peer.p50, peer.p99
-        );
+        println!("{operation}, {} in flight: {:.2} x", row.depth, row.ratio);
+        report::sides([("ours", &row.ours), ("peer", &row.peer)]);
         rows.push(row);
     }
     options.write(&rows)

@@ -6,7 +6,7 @@ use crate::file::Written;
 use crate::load::{DISK, Waiting};
 use crate::meter::Outcome;
 use crate::ours::Disk;
-use crate::report::median;
+use crate::report::{self, median};
 use crate::{Options, ours, peer};
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
@@ -66,7 +66,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .map_or_else(|| vec![1, 32], |depth| vec![depth]);
     let raw = Written::new(options)?;
     let mut rows = Vec::new();
-    for (what, preallocation) in [("empty", "off"), ("full", "full")] {
+    for (what, preallocation) in [("an empty image", "off"), ("a full image", "full")] {
         for depth in &depths {
             let load = options.load(Waiting::Events, *depth);
             let (mut own, mut theirs, mut plain) = (Vec::new(), Vec::new(), Vec::new());
@@ -89,18 +89,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 of_raw: ours.rate / raw.rate,
             };
             println!(
-                "an {what} image, {} in flight: {:.2} x QEMU, {:.2} x raw; ours {:.0}/s, p50 {:.0} us, p99 {:.0} us; QEMU {:.0}/s, p50 {:.0} us, p99 {:.0} us; raw {:.0}/s",
-                row.depth,
-                row.ratio,
-                row.of_raw,
-                ours.rate,
-                ours.p50,
-                ours.p99,
-                peer.rate,
-                peer.p50,
-                peer.p99,
-                raw.rate
+                "{what}, {} in flight: {:.2} x QEMU, {:.2} x raw",
+                row.depth, row.ratio, row.of_raw
             );
+            report::sides([("ours", &row.ours), ("peer", &row.peer), ("raw", &row.raw)]);
             rows.push(row);
         }
     }

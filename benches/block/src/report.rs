@@ -102,37 +102,7 @@ pub(crate) fn print(rows: &[Row]) {
             row.journal_share * 100.0,
             row.journal_nanoseconds,
         );
-        println!(
-            "  {:<5} {:>10} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
-            "",
-            "reads/s",
-            "p50 us",
-            "p99 us",
-            "front ns",
-            "back ns",
-            "f sleeps",
-            "b sleeps",
-            "f bells",
-            "b bells",
-            "f calls",
-            "b calls"
-        );
-        for (who, outcome) in [("ours", &row.ours), ("peer", &row.peer)] {
-            println!(
-                "  {who:<5} {:>10.0} {:>9.2} {:>9.2} {:>9.0} {:>9.0} {:>8.3} {:>8.3} {:>8} {:>8} {:>8} {:>8}",
-                outcome.rate,
-                outcome.p50,
-                outcome.p99,
-                outcome.front_cpu,
-                outcome.back_cpu,
-                outcome.front_sleeps,
-                outcome.back_sleeps,
-                known(outcome.front_notifications),
-                known(outcome.back_notifications),
-                known(outcome.front_calls),
-                known(outcome.back_calls),
-            );
-        }
+        sides([("ours", &row.ours), ("peer", &row.peer)]);
     }
     for row in rows {
         println!(
@@ -147,6 +117,41 @@ pub(crate) fn print(rows: &[Row]) {
         "ns, sleeps, bells and calls are per read, of each side; {}",
         peer::NOTE
     );
+}
+
+/// What each side did and spent for a request, a line for each.
+pub(crate) fn sides<'a>(sides: impl IntoIterator<Item = (&'a str, &'a Outcome)>) {
+    println!(
+        "  {:<5} {:>10} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "",
+        "per s",
+        "p50 us",
+        "p99 us",
+        "front ns",
+        "back ns",
+        "f sleeps",
+        "b sleeps",
+        "f bells",
+        "b bells",
+        "f calls",
+        "b calls"
+    );
+    for (who, outcome) in sides {
+        println!(
+            "  {who:<5} {:>10.0} {:>9.2} {:>9.2} {:>9.0} {:>9.0} {:>8.3} {:>8.3} {:>8} {:>8} {:>8} {:>8}",
+            outcome.rate,
+            outcome.p50,
+            outcome.p99,
+            outcome.front_cpu,
+            outcome.back_cpu,
+            outcome.front_sleeps,
+            outcome.back_sleeps,
+            known(outcome.front_notifications),
+            known(outcome.back_notifications),
+            known(outcome.front_calls),
+            known(outcome.back_calls),
+        );
+    }
 }
 
 fn known(value: Option<f64>) -> String {
