@@ -13,18 +13,23 @@ id=$(xl domid g1)
 in_guest g1 20 'modprobe xen-gntalloc'
 front=/local/domain/$id/device/vbd/51712 back=/local/domain/0/backend/vbd/$id/51712
 driver=/sys/bus/xen-backend/drivers/vbd device=vbd-$id-51712
-in_guest g1 10 'ringfence guest --platform xen --queues 2 --verify xvda,3600s >/tmp/out 2>&1 & echo $! >/tmp/pid'
+in_guest g1 10 'RUST_LOG=info ringfence guest --platform xen --queues 2 --verify xvda,3600s >/tmp/out 2>&1 & echo $! >/tmp/pid'
 state $back 4
 [ "$(xenstore-read $front/multi-queue-num-queues)" = 2 ]
+connections() { dmesg | grep -c "xen-blkback: backend/vbd/$id/51712: using 2 queues"; }
+more_than() { [ $(connections) -gt $1 ]; }
 for round in 1 2 3 4 5; do
+  before=$(connections)
   usleep 700000
   echo $device >$driver/unbind
   [ ! -e $driver/$device ]
-  usleep ${round}00000
+  # What it leaves behind it lets go of later.
+  usleep 2000000
   echo $device >$driver/bind
   [ -e $driver/$device ]
+  until_true 20 more_than $before
 done
-dmesg | grep "xen-blkback: backend/vbd/$id/51712: using 2 queues" | tail -6
+fails xenstore-exists /local/domain/0/error/backend/vbd/$id/51712/error
 # xen-blkback looks at the size when it is asked for something.
 loop=$(xenstore-read $back/physical-device-path 2>/dev/null || xenstore-read $back/node)
 truncate -s 48M $image

@@ -6,6 +6,7 @@
 # cpus: 1
 # thread: single
 # seconds: 300
+export RUST_LOG=info
 ringfence_backend
 . /lab/migrate_pvh.sh
 grep 'another domain of the same machine' /run/ringfence.log
