@@ -75,6 +75,8 @@ const fn initialising(view: &FrontView) -> FrontAction {
         Peer::State(S::InitWait) => FrontAction::Publish,
         Peer::State(S::Closed) if !view.online => FrontAction::BeginClosing,
         Peer::Garbage => FrontAction::Fail,
+        // It gave up on an earlier connection, and goes on when it hears that we did.
+        Peer::State(S::Closing) => FrontAction::BeginClosing,
         // Also a backend still in an earlier connection: it sees our 1, closes, and comes back to 2.
         _ => FrontAction::Wait,
     }
