@@ -6,7 +6,9 @@ use std::sync::Arc;
 use io_uring::IoUring;
 use ringfence_blkback::Stats;
 use ringfence_blkback::error::IoError;
-use ringfence_blkback::sink::{Disk, DiskIo, File, IoOp, Layers, Memory, Null, OpenError, Uring};
+use ringfence_blkback::sink::{
+    Disk, DiskIo, File, IoOp, Layers, Memory, Null, OpenError, Uring, UringFile,
+};
 use ringfence_core::ids::{Sector, SectorCount};
 use ringfence_tests::disk_conformance::{self as suite, SECTORS, io, one};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -125,15 +127,73 @@ fn wait(disk: &mut Disk) {
     disk.kick();
     while disk.reap().is_none() {
         // SAFETY: the disk owns the descriptor and is borrowed.
-        let fd = unsafe { BorrowedFd::borrow_raw(disk.wake().expect("a timer")) };
-        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-        let patience = Timespec {
-            tv_sec: 10,
-            tv_nsec: 0,
-        };
-        let ready = poll(&mut fds, Some(&patience)).expect("poll");
-        assert_eq!(ready, 1, "woken when a request may have ended");
+        sleep(unsafe { BorrowedFd::borrow_raw(disk.wake().expect("a timer")) });
     }
+}
+
+/// Sleeps until this can be read.
+fn sleep(fd: BorrowedFd<'_>) {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    let patience = Timespec {
+        tv_sec: 10,
+        tv_nsec: 0,
+    };
+    let ready = poll(&mut fds, Some(&patience)).expect("poll");
+    assert_eq!(ready, 1, "woken when a request may have ended");
+}
+
+#[test]
+fn what_one_disk_finds_for_another_on_its_ring_is_told_once() {
+    let Some(uring) = uring() else { return };
+    let disk = || uring.disk(image(SECTORS * 512), false, Arc::default());
+    let (mut one, mut other) = (disk().expect("a disk"), disk().expect("a disk"));
+    let submit = |disk: &mut UringFile| {
+        let read = io(1, IoOp::Read(Sector::new(0)), 8, 0);
+        disk.submit(read).expect("room");
+        disk.kick();
+        sleep(uring.as_fd());
+    };
+    submit(&mut one);
+    assert!(other.reap().is_none());
+    assert!(uring.moved(), "and nothing can be read from the ring");
+    assert!(!uring.moved(), "it was told");
+    assert!(one.reap().is_some());
+    // Who looks afterwards by itself needs no telling.
+    submit(&mut one);
+    assert!(other.reap().is_none());
+    assert!(one.reap().is_some() && one.reap().is_none());
+    assert!(!uring.moved());
+    // Nor does who finds its own.
+    submit(&mut one);
+    assert!(one.reap().is_some());
+    assert!(!uring.moved());
+}
+
+#[test]
+fn who_found_no_room_on_a_ring_is_told_when_there_is_some() {
+    let Ok(ring) = IoUring::new(1) else {
+        println!("SKIP io_uring");
+        return;
+    };
+    let uring = Uring::new(ring);
+    let disk = || uring.disk(image(SECTORS * 512), false, Arc::default());
+    let (mut one, mut other) = (disk().expect("a disk"), disk().expect("a disk"));
+    let read = || io(1, IoOp::Read(Sector::new(0)), 8, 0);
+    let mut given = 0;
+    while one.submit(read()).is_ok() {
+        given += 1;
+    }
+    uring.moved();
+    assert!(other.submit(read()).is_err());
+    one.kick();
+    while given > 0 {
+        match one.reap() {
+            Some(_) => given -= 1,
+            None => sleep(uring.as_fd()),
+        }
+    }
+    assert!(uring.moved());
+    assert!(other.submit(read()).is_ok());
 }
 
 #[test]

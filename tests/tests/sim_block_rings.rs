@@ -3,7 +3,7 @@
 use ringfence_core::SharedMem;
 use ringfence_core::platform::Granted;
 use ringfence_core::wire::blkif::{Abi, Status};
-use ringfence_tests::blkback_rig::{OtherRing, Rig, read, write};
+use ringfence_tests::blkback_rig::{BUDGET, Guest, OtherRing, Rig, read, write};
 
 /// A page written and read back through a ring.
 fn round_trip(rig: &mut Rig, ring: &mut OtherRing, page: &ringfence_sim::SimGranted, seed: u8) {
@@ -133,6 +133,77 @@ fn queues_share_one_disk_and_each_answers_its_own() {
         guest.round_trip(&mut rig, 9);
         assert_eq!(disk.borrow().opened, 1);
     }
+}
+
+/// A guest with two queues on a disk that keeps what it is given, and the device's rings.
+fn two_queues(rig: &mut Rig) -> (Guest, Vec<OtherRing>) {
+    let mut guest = rig.attach(7, 51712, "w");
+    rig.settle();
+    let queues = guest.publish_queues(2, 0);
+    guest.set("state", "3");
+    rig.settle();
+    assert_eq!(rig.state(&guest), "4", "{}", rig.error(&guest));
+    rig.disks.of(&guest.back_dir).borrow_mut().hold = true;
+    (guest, queues)
+}
+
+fn answered(queues: &mut [OtherRing]) -> Vec<usize> {
+    let queues = queues.iter_mut();
+    queues.map(|queue| queue.answers().len()).collect()
+}
+
+/// Serves for as long as the service says that there is more to do.
+fn serve(rig: &mut Rig) {
+    while rig.service.serve(BUDGET, rig.now).again {}
+}
+
+#[test]
+fn what_one_queue_finds_for_another_is_answered_before_anybody_sleeps() {
+    let mut rig = Rig::new();
+    let (guest, mut queues) = two_queues(&mut rig);
+    let gref = guest.page.grant_ref();
+    for queue in &mut queues {
+        assert!(queue.push(&read(1, 0, gref)));
+        queue.kick();
+        rig.settle();
+    }
+    let disk = rig.disks.of(&guest.back_dir);
+    assert_eq!(disk.borrow().held(), 2);
+    // The first one's request ends when it has looked: the second one finds it.
+    disk.borrow_mut().blind = 2;
+    disk.borrow_mut().release_first();
+    serve(&mut rig);
+    assert_eq!(answered(&mut queues), [1, 0]);
+}
+
+#[test]
+fn what_one_disk_finds_for_another_is_looked_at_before_anybody_sleeps() {
+    let mut rig = Rig::new();
+    let _guest = rig.connected(7, "w");
+    rig.settle();
+    rig.disks.move_one();
+    let again = [0; 2].map(|_| rig.service.serve(BUDGET, rig.now).again);
+    assert_eq!(again, [true, false]);
+}
+
+#[test]
+fn a_queue_that_found_no_room_goes_on_when_another_makes_some() {
+    let mut rig = Rig::new();
+    let (guest, mut queues) = two_queues(&mut rig);
+    let gref = guest.page.grant_ref();
+    let disk = rig.disks.of(&guest.back_dir);
+    disk.borrow_mut().room = 1;
+    for queue in queues.iter_mut().rev() {
+        assert!(queue.push(&read(1, 0, gref)));
+        queue.kick();
+        rig.settle();
+    }
+    assert_eq!(disk.borrow().held(), 1);
+    disk.borrow_mut().blind = 2;
+    disk.borrow_mut().hold = false;
+    disk.borrow_mut().release();
+    serve(&mut rig);
+    assert_eq!(answered(&mut queues), [1, 1]);
 }
 
 #[test]

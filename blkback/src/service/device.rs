@@ -441,6 +441,7 @@ impl<'p, P: Platform> Device<'p, P> {
             self.took_turn(index, could, round);
             all = all.and(self.looked(looked, round));
         }
+        all.again |= self.split.as_ref().is_some_and(Split::moved);
         all.spins = self.waits.spins(round.now) && self.is_connected();
         all
     }

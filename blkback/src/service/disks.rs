@@ -101,6 +101,12 @@ pub trait Disks {
     fn wake(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    /// Whether since this was last asked a look at one disk found something, or made room, for another one that has not been
+    /// looked at since: [`wake`](Self::wake) no longer tells of it.
+    fn moved(&mut self) -> bool {
+        false
+    }
 }
 
 /// What an opened image is. Files are open file descriptions of their own, which carry the image's lock.
@@ -233,5 +239,9 @@ impl<I: Images> Disks for Files<I> {
             Ok(set) => Some(set.as_fd()),
             Err(_) => self.uring.as_ref().map(Uring::as_fd),
         }
+    }
+
+    fn moved(&mut self) -> bool {
+        self.uring.as_ref().is_some_and(Uring::moved)
     }
 }

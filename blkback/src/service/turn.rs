@@ -110,14 +110,20 @@ impl<P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'_, P, D, B> {
     pub fn serve(&mut self, budget: u32, now: Duration) -> Turn {
         self.round = self.round.saturating_add(1);
         let round = self.round(budget, now);
-        match self.allowed() {
-            Allowed::All => {}
-            Allowed::Only(ring) => return self.serve_alone(ring, &round),
-            Allowed::Finish => return self.finish(&round),
-        }
+        let mut turn = match self.allowed() {
+            Allowed::All => self.serve_due(&round),
+            Allowed::Only(ring) => self.serve_alone(ring, &round),
+            Allowed::Finish => self.finish(&round),
+        };
+        // Nobody is woken for what one disk's look took from another's.
+        turn.again |= self.disks.moved();
+        turn
+    }
+
+    fn serve_due(&mut self, round: &Round) -> Turn {
         let mut turn = Turn::default();
         let mut due = core::mem::take(&mut self.due);
-        due.retain(|id| self.serve_one(*id, &round, &mut turn));
+        due.retain(|id| self.serve_one(*id, round, &mut turn));
         self.due = due;
         turn
     }

@@ -22,12 +22,19 @@ struct Hub {
     free: Vec<u16>,
     /// Finished and not yet reaped, by part.
     done: Vec<VecDeque<Done>>,
+    /// How many those are.
+    waiting: usize,
+    /// A request found no room, and none was made since.
+    refused: bool,
+    /// Room was made for such a request.
+    room: bool,
 }
 
 impl Hub {
     fn submit(&mut self, part: usize, mut io: Io) -> Result<(), Io> {
         let own = io.tag;
         let Some(number) = self.free.pop() else {
+            self.refused = true;
             return Err(io);
         };
         io.tag = Tag::new(number);
@@ -40,6 +47,7 @@ impl Hub {
             }
             Err(mut io) => {
                 self.free.push(number);
+                self.refused = true;
                 io.tag = own;
                 Err(io)
             }
@@ -50,9 +58,11 @@ impl Hub {
     fn reap(&mut self, part: usize) -> Option<Done> {
         loop {
             if let Some(done) = self.done.get_mut(part)?.pop_front() {
+                self.waiting = self.waiting.saturating_sub(1);
                 return Some(done);
             }
             let mut done = self.io.reap()?;
+            self.room |= core::mem::take(&mut self.refused);
             let number = done.io.tag.get();
             let owner = self.owners.get_mut(usize::from(number));
             // A disk that finishes what it was not given is not believed.
@@ -63,6 +73,7 @@ impl Hub {
             done.io.tag = own;
             if let Some(queue) = self.done.get_mut(part) {
                 queue.push_back(done);
+                self.waiting = self.waiting.saturating_add(1);
             }
         }
     }
@@ -89,6 +100,9 @@ impl Split {
             owners,
             free: (0..u16::try_from(room).unwrap_or(u16::MAX)).rev().collect(),
             done,
+            waiting: 0,
+            refused: false,
+            room: false,
         }));
         let disks = (0..parts)
             .map(|part| {
@@ -97,6 +111,13 @@ impl Split {
             })
             .collect();
         (Self { hub, manner }, disks)
+    }
+
+    /// Whether one part's look found something for another one that has not been looked at since, or since this was last asked
+    /// made room for it: the descriptor no longer tells of it.
+    pub fn moved(&self) -> bool {
+        let mut hub = self.hub.borrow_mut();
+        core::mem::take(&mut hub.room) || hub.waiting > 0
     }
 
     /// The disk as it was, once all its parts are dropped. What they left at it is nobody's.

@@ -1,7 +1,7 @@
 //! Raw images through one io_uring: many disks, one submission call per batch.
 #![allow(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -30,6 +30,12 @@ struct Hub {
     free: Vec<u32>,
     /// Entries in the submission queue that the kernel has not been told of.
     unsubmitted: u32,
+    /// How often [`Uring::moved`] was asked.
+    asked: u64,
+    /// Since then: for how many files others found something, for which they have not looked themselves.
+    moved: u32,
+    /// A request found no room, and none was made since.
+    refused: bool,
 }
 
 /// What a request in flight keeps alive: its buffer, its descriptor, and where its end is told.
@@ -42,6 +48,8 @@ struct Request {
 struct Shared {
     fd: OwnedFd,
     done: RefCell<VecDeque<Done>>,
+    /// Counted in the hub's `moved` if that is what the hub was asked last.
+    moved: Cell<Option<u64>>,
     latch: RefCell<FlushLatch>,
 }
 
@@ -58,6 +66,9 @@ impl Uring {
             requests,
             free,
             unsubmitted: 0,
+            asked: 0,
+            moved: 0,
+            refused: false,
         })))
     }
 
@@ -77,6 +88,14 @@ impl Uring {
         self.0.borrow_mut().kick(stats);
     }
 
+    /// Whether since this was last asked a look at one disk found something, or made room, for another one that has not been
+    /// looked at since: the descriptor no longer tells of it.
+    pub fn moved(&self) -> bool {
+        let mut hub = self.0.borrow_mut();
+        hub.asked = hub.asked.wrapping_add(1);
+        core::mem::take(&mut hub.moved) > 0
+    }
+
     /// The disk behind a descriptor, which nobody else may use meanwhile. With `O_DIRECT` on it, I/O is direct.
     pub fn disk(
         &self,
@@ -88,6 +107,7 @@ impl Uring {
         let shared = Shared {
             fd,
             done: RefCell::new(VecDeque::with_capacity(64)),
+            moved: Cell::new(None),
             latch: RefCell::default(),
         };
         Ok(UringFile {
@@ -102,6 +122,7 @@ impl Uring {
 impl Hub {
     fn submit(&mut self, file: &Rc<Shared>, io: Io, stats: &Stats) -> Result<(), Io> {
         let Some(number) = self.free.pop() else {
+            self.refused = true;
             return Err(io);
         };
         let request = Request {
@@ -172,8 +193,11 @@ impl Hub {
         }
     }
 
-    /// Takes in all completions, each into the queue of its disk.
-    fn reap(&mut self, stats: &Stats) {
+    /// Takes in all completions, each into the queue of its disk, for this one, whose queue is empty.
+    fn reap(&mut self, own: &Rc<Shared>, stats: &Stats) {
+        if own.moved.take() == Some(self.asked) {
+            self.moved = self.moved.saturating_sub(1);
+        }
         let mut repeated = false;
         loop {
             let next = self.ring.completion().next();
@@ -213,6 +237,13 @@ impl Hub {
                 }));
             }
             self.free.push(number);
+            if core::mem::take(&mut self.refused) {
+                self.moved = self.moved.saturating_add(1);
+            }
+            let asked = Some(self.asked);
+            if !Rc::ptr_eq(&request.file, own) && request.file.moved.replace(asked) != asked {
+                self.moved = self.moved.saturating_add(1);
+            }
             request.end(ended.unwrap_or(Ok(())));
         }
         if repeated {
@@ -329,7 +360,7 @@ impl DiskIo for UringFile {
         if let Some(done) = self.file.done.borrow_mut().pop_front() {
             return Some(done);
         }
-        self.uring.0.borrow_mut().reap(&self.stats);
+        self.uring.0.borrow_mut().reap(&self.file, &self.stats);
         self.file.done.borrow_mut().pop_front()
     }
 

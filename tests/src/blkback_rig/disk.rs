@@ -1,6 +1,6 @@
 //! Disks in memory that remember everything, answer when they are told to, and refuse nothing.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,6 +26,10 @@ pub struct Shared {
     pub seen: Vec<(IoOp, usize)>,
     /// Keep requests until [`release`](Self::release).
     pub hold: bool,
+    /// What it works on at once, at most.
+    pub room: usize,
+    /// So many looks find nothing that is done.
+    pub blind: u32,
     /// Flushes fail.
     pub fail_flush: bool,
     /// What it says of discards when it is opened.
@@ -52,6 +56,8 @@ impl Shared {
             bytes: vec![0; SECTORS as usize * 512],
             seen: Vec::with_capacity(1 << 16),
             hold: false,
+            room: usize::MAX,
+            blind: 0,
             fail_flush: false,
             discard: Some(Discard {
                 secure: true,
@@ -78,6 +84,13 @@ impl Shared {
         if std::mem::take(&mut self.left) {
             self.release();
             self.done.clear();
+        }
+    }
+
+    /// Finishes what is held longest.
+    pub fn release_first(&mut self) {
+        if let Some(io) = self.held.pop_front() {
+            self.finish(io);
         }
     }
 
@@ -144,6 +157,9 @@ impl DiskIo for Recording {
 
     fn submit(&mut self, io: Io) -> Result<(), Io> {
         let mut shared = self.0.borrow_mut();
+        if shared.held.len() + shared.done.len() >= shared.room {
+            return Err(io);
+        }
         shared.seen.push((io.op, io.buffer.len()));
         if shared.hold {
             shared.held.push_back(io);
@@ -156,7 +172,12 @@ impl DiskIo for Recording {
     fn kick(&mut self) {}
 
     fn reap(&mut self) -> Option<Done> {
-        self.0.borrow_mut().done.pop_front()
+        let mut shared = self.0.borrow_mut();
+        if let Some(left) = shared.blind.checked_sub(1) {
+            shared.blind = left;
+            return None;
+        }
+        shared.done.pop_front()
     }
 }
 
@@ -168,6 +189,7 @@ pub struct RecordingDisks {
     later: Rc<RefCell<BTreeSet<String>>>,
     moving: Rc<RefCell<BTreeSet<String>>>,
     journals: Rc<RefCell<Option<BTreeMap<String, SimWords>>>>,
+    moved: Rc<Cell<bool>>,
     sim: Option<Sim>,
 }
 
@@ -232,6 +254,11 @@ impl RecordingDisks {
         };
     }
 
+    /// A look at one disk took what another one finished.
+    pub fn move_one(&self) {
+        self.moved.set(true);
+    }
+
     /// From now on no disk can be opened, for this reason; or again.
     pub fn refuse(&self, reason: Option<&'static str>) {
         *self.refuse.borrow_mut() = reason;
@@ -277,5 +304,9 @@ impl Disks for RecordingDisks {
             record: Record::new(sim.words(words)),
             image: [1, 2],
         }))
+    }
+
+    fn moved(&mut self) -> bool {
+        self.moved.take()
     }
 }
