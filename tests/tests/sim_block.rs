@@ -263,6 +263,7 @@ fn a_ring_that_runs_empty_asks_nothing_of_the_store() {
 #[test]
 fn a_stopped_service_finishes_flushes_and_leaves_the_states_to_the_next() {
     let mut rig = Rig::new();
+    rig.disks.keep_journals();
     let mut guest = rig.connected(7, "w");
     let disk = rig.disks.of(&guest.back_dir);
     disk.borrow_mut().hold = true;
@@ -283,14 +284,19 @@ fn a_stopped_service_finishes_flushes_and_leaves_the_states_to_the_next() {
     rig.settle();
     assert!(rig.service.is_idle());
     assert_eq!(disk.borrow().seen.last(), Some(&(IoOp::Flush, 0)));
-    let Rig { world, service, .. } = rig;
+    let Rig {
+        world,
+        service,
+        disks,
+        ..
+    } = rig;
     service.leave();
     let usage = world.usage(BACK);
     assert_eq!((usage.mapped, usage.ports), (0, 0));
 
     // The next process of the domain: same ring, same port, states untouched.
     world.kill(BACK);
-    let mut rig = Rig::on(world);
+    let mut rig = Rig::next(world, &disks);
     assert_eq!(rig.state(&guest), "4");
     rig.settle();
     assert_eq!(rig.state(&guest), "4");

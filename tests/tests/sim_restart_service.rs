@@ -286,6 +286,28 @@ fn without_a_journal_only_an_idle_ring_is_gone_on_with() {
     }
 }
 
+#[test]
+fn a_ring_of_which_nobody_keeps_a_journal_is_gone_on_with_if_it_is_idle() {
+    for open in [0, 2] {
+        let mut rig = Rig::new();
+        let mut guest = in_flight(&mut rig, 7, open);
+        let seen = rig.disks.of(&guest.back_dir).borrow().seen.len();
+        let mut rig = rig.restarted();
+        rig.settle();
+        if open == 0 {
+            guest.round_trip(&mut rig, 9);
+            continue;
+        }
+        assert_eq!(rig.state(&guest), "5");
+        let error = rig.error(&guest);
+        assert!(error.contains("nobody knows"), "{error}");
+        assert_eq!(rig.disks.of(&guest.back_dir).borrow().seen.len(), seen);
+        assert!(guest.answers().is_empty());
+        guest.reset(&mut rig);
+        guest.connect(&mut rig);
+    }
+}
+
 /// As [`in_flight`], on a disk with sectors of 4096 bytes that this guest counts in its own way.
 fn in_flight_counted(rig: &mut Rig, counted: Convention) -> Guest {
     let dir = backend_dir(DomId::new(7), 51712);

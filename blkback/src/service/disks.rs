@@ -88,7 +88,7 @@ pub trait Disks {
     ) -> Result<Asked<OpenDisk>, DiskError>;
 
     /// The journal of the device with this backend directory, whose disk is open: the same for every process of this domain.
-    /// `None` if nobody keeps one; what is in flight when the process dies is then lost with it.
+    /// `None` if nobody keeps one; a connection with something in flight then ends when the process dies.
     ///
     /// # Errors
     /// In words for the `error` node.

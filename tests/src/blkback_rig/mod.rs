@@ -59,6 +59,11 @@ impl Rig {
         Self::served(world, Toolstack::HOSTED)
     }
 
+    /// The next process of a driver domain whose last one is dead.
+    pub fn next(world: World, disks: &RecordingDisks) -> Self {
+        Self::with_disks(world, Toolstack::HOSTED, disks, 1)
+    }
+
     /// The same with devices that this toolstack makes.
     pub fn served(world: World, kind: Toolstack) -> Self {
         Self::with_disks(world, kind, &RecordingDisks::default(), 1)

@@ -22,9 +22,9 @@ pub(super) const UNITS_UNKNOWN: &str = "nobody knows in which units the frontend
 /// How the rings of a connection are begun.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Begin {
-    /// Nothing was taken from them, or nobody keeps a journal.
+    /// Nothing was taken from them.
     Fresh,
-    /// The frontend is connected, and nobody knows what was taken: nothing may be open.
+    /// The frontend is connected, and no journal says what was taken: nothing may be open.
     Unknown,
     /// The frontend is connected with rings that it made while nobody was here: nothing was taken from them.
     Anew {
@@ -51,14 +51,15 @@ impl<P: Platform> Device<'_, P> {
     ) -> Result<Begin, String> {
         let kept = disks.journal(&self.dir);
         self.kept = kept.map_err(|error| format!("journal: {error}"))?;
+        let unjournaled = if resume { Begin::Unknown } else { Begin::Fresh };
         let Some(kept) = &self.kept else {
-            return Ok(Begin::Fresh);
+            return Ok(unjournaled);
         };
         let mut header = self.header(kept, frontend);
         let record = &kept.record;
         if !resume || journal::is_empty(record) {
             header.prepare(record);
-            return Ok(if resume { Begin::Unknown } else { Begin::Fresh });
+            return Ok(unjournaled);
         }
         let (protocol, features) = journal::told(record);
         if journal::is_untouched(record) || self.is_anew(platform, record, &header)? {
