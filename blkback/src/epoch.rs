@@ -82,6 +82,12 @@ impl<A: Shared> Epoch<A> {
         }
     }
 
+    /// Whether ring `own` has said so.
+    pub fn has_drained(&self, own: u16, barrier: u32) -> bool {
+        let drained = self.drained.get(usize::from(own));
+        drained.is_some_and(|drained| drained.load() == barrier)
+    }
+
     /// Says that ring `own` has finished everything and will never start anything again.
     pub fn leave(&self, own: u16) {
         if let Some(gone) = self.gone.get(usize::from(own)) {

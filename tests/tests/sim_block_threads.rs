@@ -82,6 +82,35 @@ fn a_suspect_is_alone_in_all_threads() {
 }
 
 #[test]
+fn a_suspect_is_alone_also_when_a_disk_comes() {
+    for threads in [1, 2] {
+        let mut rig = Rig::in_threads(threads);
+        rig.disks.keep_journals();
+        let suspect = rig.in_flight(7, 1);
+        let mut rig = rig.restarted();
+        rig.settle();
+        let mut late = rig.in_flight(8, 2);
+        let mut rig = rig.restarted();
+        rig.disks.withhold(&late.back_dir, true);
+        rig.settle();
+        let disks = [&suspect, &late].map(|guest| rig.disks.of(&guest.back_dir));
+        let held = || disks.each_ref().map(|disk| disk.borrow().held());
+        assert_eq!(held(), [1, 0]);
+        rig.disks.withhold(&late.back_dir, false);
+        let services = std::iter::once(&mut rig.service).chain(&mut rig.others);
+        services.for_each(|service| service.ask_again());
+        rig.settle();
+        assert_eq!(held(), [1, 0], "{threads} threads");
+        disks[0].borrow_mut().release();
+        rig.settle();
+        assert_eq!(held(), [0, 2], "{threads} threads");
+        disks[1].borrow_mut().release();
+        rig.settle();
+        assert_eq!(late.answers().len(), 2);
+    }
+}
+
+#[test]
 fn nobody_waits_for_a_thread_that_ended() {
     let mut rig = Rig::in_threads(2);
     rig.disks.keep_journals();

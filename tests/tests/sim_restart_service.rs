@@ -142,6 +142,79 @@ fn suspects_of_two_disks_are_not_blamed_for_each_other() {
 }
 
 #[test]
+fn a_suspect_waits_for_what_other_disks_have_in_flight() {
+    let mut rig = rig();
+    let suspect = in_flight(&mut rig, 7, 1);
+    let disk = rig.disks.of(&suspect.back_dir);
+    disk.borrow_mut().hold = true;
+    let mut rig = rig.restarted();
+    rig.settle();
+    let mut rig = rig.restarted();
+    // Others are served until its disk is to be had.
+    rig.disks.withhold(&suspect.back_dir, true);
+    let mut bystander = rig.in_flight(8, 2);
+    rig.disks.withhold(&suspect.back_dir, false);
+    rig.service.ask_again();
+    rig.settle();
+    assert_eq!(disk.borrow().held(), 0, "two are in flight");
+    rig.disks.of(&bystander.back_dir).borrow_mut().release();
+    rig.settle();
+    assert_eq!(bystander.answers().len(), 2);
+    assert_eq!(disk.borrow().held(), 1);
+}
+
+#[test]
+fn nothing_of_its_own_ring_is_taken_beside_a_suspect_and_what_comes_after_it_is_not_alone() {
+    let mut rig = rig();
+    let mut guest = rig.in_flight(7, 1);
+    let mut bystander = rig.connected(8, "w");
+    let disk = rig.disks.of(&guest.back_dir);
+    let held = || disk.borrow().held();
+    let mut rig = rig.restarted();
+    rig.settle();
+    let gref = guest.page.grant_ref();
+    guest.push(&write(1, 8, gref));
+    guest.kick();
+    let mut rig = rig.restarted();
+    rig.settle();
+    assert_eq!(held(), 1, "what is new waits");
+    disk.borrow_mut().release();
+    rig.settle();
+    assert_eq!(held(), 1, "the new one");
+    guest.push(&write(2, 16, gref));
+    guest.kick();
+    rig.settle();
+    assert_eq!(held(), 2, "as many at once as before");
+    bystander.round_trip(&mut rig, 3);
+}
+
+#[test]
+fn a_suspect_waits_for_what_was_taken_after_the_one_before_it() {
+    let mut rig = rig();
+    let mut guests = [7, 8].map(|front| rig.in_flight(front, 1));
+    let disks = guests.each_ref().map(|guest| rig.disks.of(&guest.back_dir));
+    let held = || disks.each_ref().map(|disk| disk.borrow().held());
+    let mut rig = rig.restarted();
+    rig.settle();
+    let mut rig = rig.restarted();
+    rig.settle();
+    assert_eq!(held(), [1, 0]);
+    let gref = guests[0].page.grant_ref();
+    guests[0].push(&write(1, 8, gref));
+    guests[0].kick();
+    disks[0].borrow_mut().release();
+    rig.settle();
+    assert_eq!(guests[0].answers().len(), 1);
+    assert_eq!(held(), [1, 0], "the new one, and nothing beside it");
+    disks[0].borrow_mut().release();
+    rig.settle();
+    assert_eq!(held(), [0, 1]);
+    disks[1].borrow_mut().release();
+    rig.settle();
+    assert_eq!(guests.each_mut().map(|guest| guest.answers().len()), [1, 1]);
+}
+
+#[test]
 fn a_journal_that_cannot_be_ends_its_device_and_no_other() {
     let mut rig = rig();
     let attacked = in_flight(&mut rig, 7, 3);

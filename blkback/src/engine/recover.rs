@@ -10,7 +10,7 @@ use ringfence_ring as ring;
 
 use super::ring::Ring;
 use super::take::ticket;
-use super::{Engine, Terms};
+use super::{Engine, OwnFlush, Terms};
 use crate::error::{AttachError, Refusal};
 use crate::journal::{self, Entry, Journal, JournalError};
 use crate::request::Runs;
@@ -139,12 +139,15 @@ impl<P: Platform, J: Journal> Engine<P, J> {
 
     /// Whether a suspect is to be left alone with the disk.
     pub(super) fn is_alone(&self) -> bool {
-        self.replays.alone
-            && (self.table.in_flight() > 0 || !self.waiting.is_empty() || self.barriers.is_open())
+        self.replays.alone && (self.is_at_work() || self.barriers.is_open())
     }
 
-    fn is_at_work(&self) -> bool {
-        self.table.in_flight() > 0 || !self.fresh.is_empty() || !self.waiting.is_empty()
+    /// Whether something was begun and has not ended.
+    pub fn is_at_work(&self) -> bool {
+        self.table.in_flight() > 0
+            || !self.fresh.is_empty()
+            || !self.waiting.is_empty()
+            || self.own_flush == OwnFlush::Running
     }
 
     /// Starts what an earlier process left, as far as it may be started now. Each is marked before anything is done about it, so
@@ -156,6 +159,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             && !self.is_alone()
         {
             let Some(next) = self.replays.waiting.front() else {
+                self.replays.alone = false;
                 return;
             };
             let suspect = next.suspect && !weakened!("journal_suspect");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ringfence_core::platform::Platform;
 
 use super::crew::Allowed;
-use super::device::{Device, Round};
+use super::device::{Device, Rings, Round};
 use super::disks::Disks;
 use super::doorbells::Doorbells;
 use super::id::{DeviceId, RingId};
@@ -18,7 +18,20 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
     /// Which rings may be served now, as far as this and the other threads of the process have requests that must be alone.
     pub(super) fn allowed(&mut self) -> Allowed {
         let alone = self.alone();
-        self.part.allowed(alone)
+        match self.part.allowed(alone) {
+            // What this thread has in flight beside it comes first.
+            Allowed::Only(ring) if self.is_at_work(ring) => Allowed::Finish,
+            allowed => allowed,
+        }
+    }
+
+    /// Whether something of this thread is in flight; but for this ring.
+    fn is_at_work(&self, but: RingId) -> bool {
+        let mut devices = self.devices.iter();
+        devices.any(|(id, device)| {
+            let queue = (*id == but.device).then_some(but.queue);
+            device.is_at_work(queue)
+        })
     }
 
     /// Finishes what was taken, and takes nothing: a thread must be alone, maybe this one.
@@ -28,24 +41,33 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             budget: 0,
             ..*round
         };
-        let mut idle = true;
+        turn.until = Some(round.now.saturating_add(PAUSE));
+        if self.part.has_finished() {
+            // A device that is connected now may have something to do again, but not beside that.
+            return turn;
+        }
+        let mut finished = true;
         for (id, device) in &mut self.devices {
-            // What must be alone is not begun here.
-            if device.suspects().is_some() {
+            let suspects = device.suspects().is_some();
+            // What must be alone is not begun here, nor what waits for it.
+            if suspects && !device.is_at_work(None) {
                 continue;
             }
-            let served = device.serve(&round, None, &mut self.doorbells);
+            let served = device.serve(&round, Rings::Plain, &mut self.doorbells);
             turn.control |= served.control;
             if served.control {
                 self.dirty.insert(*id);
             }
-            idle &= device.is_idle();
+            finished &= match suspects {
+                true => !device.is_at_work(None),
+                false => device.is_idle(),
+            };
         }
         self.list_all();
-        if idle {
+        if finished {
             self.part.finished();
         }
-        turn.until = Some(round.now.saturating_add(PAUSE));
+        turn.again = self.allowed() != Allowed::Finish;
         turn
     }
 
@@ -53,8 +75,8 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
     pub(super) fn serve_alone(&mut self, ring: RingId, round: &Round) -> Turn {
         let mut turn = Turn::default();
         if let Some(device) = self.devices.get_mut(&ring.device) {
-            let queue = Some(ring.queue);
-            let served = device.serve(round, queue, &mut self.doorbells);
+            let only = Rings::Only(ring.queue);
+            let served = device.serve(round, only, &mut self.doorbells);
             turn.add(served);
             if served.control {
                 self.dirty.insert(ring.device);
@@ -71,11 +93,16 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
         if !self.suspects {
             return None;
         }
+        // Whose turn it was may have begun something.
+        let same = self.alone.filter(|ring| {
+            let device = self.devices.get(&ring.device);
+            device.is_some_and(|device| device.is_suspect(ring.queue))
+        });
         let ring = |(id, device): (&DeviceId, &Device<'p, P>)| {
             device.suspects().map(|queue| RingId { device: *id, queue })
         };
-        let found = self.devices.iter().find_map(ring);
-        self.suspects = found.is_some();
-        found
+        self.alone = same.or_else(|| self.devices.iter().find_map(ring));
+        self.suspects = self.alone.is_some();
+        self.alone
     }
 }

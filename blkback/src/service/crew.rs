@@ -113,6 +113,13 @@ impl Part {
         }
     }
 
+    /// Whether it has said so to another one, which may be alone since.
+    pub(super) fn has_finished(&self) -> bool {
+        let quiet = &self.crew.quiet;
+        let open = quiet.open().filter(|_| self.own.is_none());
+        open.is_some_and(|barrier| quiet.has_drained(self.index, barrier))
+    }
+
     /// The thread ends.
     pub(super) fn leave(&mut self) {
         if let Some(own) = self.own.take() {

@@ -19,7 +19,7 @@ use ringfence_core::weakened;
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::xenbus::{BackAction, BackView, BackWish, Class, Held, Peer, back, paths};
 
-pub(super) use self::served::Served;
+pub(super) use self::served::{Rings, Served};
 pub(super) use self::share::Round;
 
 use self::medium::Drive;
@@ -415,12 +415,24 @@ impl<'p, P: Platform> Device<'p, P> {
         queues.find_map(|(number, queue)| queue.engine.has_suspects().then_some(number))
     }
 
-    /// Serves the rings that have something to do without being rung, or all while it spins, each once and all together within
-    /// the device's share of the round; or only this one.
+    /// Whether this queue has such requests.
+    pub(super) fn is_suspect(&self, queue: u16) -> bool {
+        let queue = self.queues.get(usize::from(queue));
+        queue.is_some_and(|queue| queue.engine.has_suspects())
+    }
+
+    /// Whether something that was begun is under way; but for this queue.
+    pub(super) fn is_at_work(&self, but: Option<u16>) -> bool {
+        let mut queues = (0..).zip(&self.queues);
+        queues.any(|(number, queue)| but != Some(number) && queue.engine.is_at_work())
+    }
+
+    /// Serves those of these rings that have something to do without being rung, or all of them while it spins, each once and all
+    /// together within the device's share of the round.
     pub(super) fn serve(
         &mut self,
         round: &Round,
-        alone: Option<u16>,
+        rings: Rings,
         doorbells: &mut impl Doorbells<P::Channel>,
     ) -> Served {
         let mut all = Served::default();
@@ -429,7 +441,12 @@ impl<'p, P: Platform> Device<'p, P> {
             let Some(queue) = self.queues.get_mut(index) else {
                 break;
             };
-            if alone.is_some_and(|alone| usize::from(alone) != index) {
+            let now = match rings {
+                Rings::All => true,
+                Rings::Only(only) => usize::from(only) == index,
+                Rings::Plain => !queue.engine.has_suspects(),
+            };
+            if !now {
                 continue;
             }
             if !queue.wants(look, round, doorbells) {

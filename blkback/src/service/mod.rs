@@ -78,6 +78,8 @@ pub struct Service<'p, P: Platform, D, B = Polled> {
     stopping: bool,
     /// Some ring may have requests that have to be alone.
     suspects: bool,
+    /// The one whose turn it is.
+    alone: Option<RingId>,
     /// What every frontend is offered.
     offer: Offer,
     /// How many pages of guests may stay mapped.
@@ -132,6 +134,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             rescan: true,
             stopping: false,
             suspects: false,
+            alone: None,
             offer: Offer {
                 persistent: platform.capabilities().keeps_mappings,
                 ..Offer::default()

@@ -7,7 +7,7 @@ use ringfence_core::platform::Platform;
 
 use super::Service;
 use super::crew::Allowed;
-use super::device::{Device, Round, Served};
+use super::device::{Device, Rings, Round, Served};
 use super::disks::Disks;
 use super::doorbells::Doorbells;
 use super::id::{DeviceId, RingId};
@@ -133,7 +133,7 @@ impl<P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'_, P, D, B> {
         let Some(device) = self.devices.get_mut(&id) else {
             return false;
         };
-        let served = device.serve(round, None, &mut self.doorbells);
+        let served = device.serve(round, Rings::All, &mut self.doorbells);
         turn.serve(id, device, served, &mut self.dirty);
         device.listed
     }

@@ -1,6 +1,6 @@
 //! Who waits for the channels of the service under test, and holds it to its word.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringfence_blkback::service::{Doorbells, RingId};
 use ringfence_core::EvtchnPort;
@@ -13,6 +13,8 @@ use ringfence_sim::SimChannel;
 pub struct Bells {
     /// The ports that are waited for.
     pub open: BTreeMap<RingId, EvtchnPort>,
+    /// Those of them that are not heard at the moment.
+    pub masked: BTreeSet<RingId>,
     /// How many were added.
     pub added: u64,
 }
@@ -31,11 +33,16 @@ impl Doorbells<SimChannel> for Bells {
         Ok(())
     }
 
-    fn mask(&mut self, id: RingId, channel: &SimChannel, _: bool) {
+    fn mask(&mut self, id: RingId, channel: &SimChannel, masked: bool) {
         assert_eq!(self.open.get(&id), Some(&channel.port()), "{id:?}");
+        match masked {
+            true => self.masked.insert(id),
+            false => self.masked.remove(&id),
+        };
     }
 
     fn remove(&mut self, id: RingId, channel: &SimChannel) {
         assert_eq!(self.open.remove(&id), Some(channel.port()), "{id:?}");
+        self.masked.remove(&id);
     }
 }

@@ -1,4 +1,14 @@
-//! What looks at rings bring, for whoever decides when the next one comes.
+//! Which rings are looked at, and what that brings, for whoever decides when the next look comes.
+
+/// Which of a device's rings to serve.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::service) enum Rings {
+    All,
+    /// The others stay as they are.
+    Only(u16),
+    /// Those without requests that have to be alone with the process.
+    Plain,
+}
 
 /// What one look at the ring brought.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
