@@ -1,6 +1,7 @@
 //! The whole service dies and another takes its place: from its journals it goes on with what it had taken.
 
 use ringfence_blkback::journal::{Journal as _, Plan, Queue};
+use ringfence_blkback::service::{DeviceId, RingId};
 use ringfence_blkback::sink::IoOp;
 use ringfence_core::Words as _;
 use ringfence_core::ids::{DomId, Sector};
@@ -10,7 +11,7 @@ use ringfence_core::wire::blkif::{Convention, Op, Status};
 use ringfence_ring::layout::HEADER;
 use ringfence_ring::{Front, RingMem as _};
 use ringfence_sim::Crash;
-use ringfence_tests::blkback_rig::{BACK, Guest, Rig, backend_dir, read, request, write};
+use ringfence_tests::blkback_rig::{BACK, BUDGET, Guest, Rig, backend_dir, read, request, write};
 
 /// The first word after the header's fixed ones: the head of the first queue, and in it how far requests were taken.
 const REQ_CONS: usize = 32 + 9;
@@ -212,6 +213,35 @@ fn a_suspect_waits_for_what_was_taken_after_the_one_before_it() {
     disks[1].borrow_mut().release();
     rig.settle();
     assert_eq!(guests.each_mut().map(|guest| guest.answers().len()), [1, 1]);
+}
+
+#[test]
+fn who_rings_while_a_suspect_is_alone_is_heard_once_and_served_later() {
+    let mut rig = rig();
+    let suspect = rig.in_flight(7, 1);
+    let mut bystander = rig.connected(8, "w");
+    let mut rig = rig.restarted();
+    rig.settle();
+    let mut rig = rig.restarted();
+    rig.settle();
+    let device = DeviceId::from_backend_dir(BACK, &bystander.back_dir).expect("a device");
+    let ring = RingId { device, queue: 0 };
+    bystander.push(&write(1, 8, bystander.page.grant_ref()));
+    bystander.kick();
+    let _ = rig.service.rung(ring, BUDGET, rig.now);
+    let masked = |rig: &Rig| rig.service.doorbells().masked.contains(&ring);
+    assert!(masked(&rig), "it would be readable all the time");
+    let _ = rig.service.serve(BUDGET, rig.now);
+    assert!(masked(&rig) && bystander.answers().is_empty());
+    rig.disks.of(&suspect.back_dir).borrow_mut().release();
+    while rig.service.serve(BUDGET, rig.now).again {}
+    assert!(!masked(&rig));
+    assert_eq!(
+        bystander.answers().len(),
+        1,
+        "though it does not ring again"
+    );
+    bystander.round_trip(&mut rig, 4);
 }
 
 #[test]

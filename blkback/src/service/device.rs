@@ -165,7 +165,7 @@ impl<'p, P: Platform> Device<'p, P> {
             return true;
         }
         let mut queues = self.queues.iter();
-        queues.any(|queue| queue.due || queue.masked_until.is_some() || !queue.engine.is_idle())
+        queues.any(|queue| queue.due || queue.is_masked() || !queue.engine.is_idle())
     }
 
     /// Whether a frontend uses it.
@@ -363,6 +363,13 @@ impl<'p, P: Platform> Device<'p, P> {
         self.queues.iter().all(|queue| queue.engine.is_idle())
     }
 
+    /// The doorbell of a queue was rung while nothing may be taken from its ring.
+    pub(super) fn put_off(&mut self, queue: u16, doorbells: &mut impl Doorbells<P::Channel>) {
+        if let Some(queue) = self.queues.get_mut(usize::from(queue)) {
+            queue.put_off(doorbells);
+        }
+    }
+
     /// Looks at the doorbell of a queue, and serves its ring if it was rung.
     pub(super) fn rung(
         &mut self,
@@ -449,12 +456,13 @@ impl<'p, P: Platform> Device<'p, P> {
             if !now {
                 continue;
             }
-            if !queue.wants(look, round, doorbells) {
+            let rung = queue.take_up(round, doorbells, &self.stats);
+            if !rung && !queue.wants(look, round, doorbells) {
                 continue;
             }
             let arm = look != Look::Poll;
             let could = self.share.left(round) > 0;
-            let looked = queue.serve(false, arm, round, &mut self.share, doorbells, &self.stats);
+            let looked = queue.serve(rung, arm, round, &mut self.share, doorbells, &self.stats);
             self.took_turn(index, could, round);
             all = all.and(self.looked(looked, round));
         }

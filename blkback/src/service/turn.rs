@@ -70,8 +70,10 @@ impl<P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'_, P, D, B> {
         match self.allowed() {
             Allowed::All => {}
             Allowed::Only(alone) if alone == ring => {}
-            // Rung it stays.
-            Allowed::Only(_) | Allowed::Finish => return turn,
+            Allowed::Only(_) | Allowed::Finish => {
+                self.put_off(ring);
+                return turn;
+            }
         }
         let round = self.round(budget, now);
         if let Some(device) = self.devices.get_mut(&ring.device) {
@@ -83,6 +85,14 @@ impl<P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'_, P, D, B> {
             self.list(ring.device);
         }
         turn
+    }
+
+    /// Rung it stays, and nobody is woken for it until its ring may be served again.
+    fn put_off(&mut self, ring: RingId) {
+        if let Some(device) = self.devices.get_mut(&ring.device) {
+            device.put_off(ring.queue, &mut self.doorbells);
+        }
+        self.list(ring.device);
     }
 
     /// Asks every channel and serves those that were rung: for worlds without descriptors.

@@ -26,6 +26,8 @@ pub(super) struct Queue<'p, P: Platform> {
     storm: Storm,
     /// No event is looked at before.
     pub(super) masked_until: Option<Duration>,
+    /// It was rung while nothing might be taken.
+    put_off: bool,
     /// Look at the ring without being rung.
     pub(super) due: bool,
 }
@@ -50,6 +52,7 @@ impl<'p, P: Platform> Queue<'p, P> {
             engine,
             storm: Storm::default(),
             masked_until: None,
+            put_off: false,
             due: true,
         }
     }
@@ -62,6 +65,34 @@ impl<'p, P: Platform> Queue<'p, P> {
         stats.sys_evtchn.add(1);
         // A failure here shows again when the doorbell is to be rung.
         self.engine.channel().take_pending().unwrap_or(false)
+    }
+
+    /// Whether its doorbell is not heard now, and will be.
+    pub(super) const fn is_masked(&self) -> bool {
+        self.masked_until.is_some() || self.put_off
+    }
+
+    /// The doorbell was rung while nothing may be taken: it is not heard until then.
+    pub(super) fn put_off(&mut self, doorbells: &mut impl Doorbells<P::Channel>) {
+        if !self.is_masked() {
+            self.put_off = true;
+            doorbells.mask(self.id, self.engine.channel(), true);
+        }
+    }
+
+    /// Looks at a doorbell that was put off, now that something may be taken: whether it was rung.
+    pub(super) fn take_up(
+        &mut self,
+        round: &Round,
+        doorbells: &mut impl Doorbells<P::Channel>,
+        stats: &Stats,
+    ) -> bool {
+        if !self.put_off || round.budget == 0 {
+            return false;
+        }
+        self.put_off = false;
+        doorbells.mask(self.id, self.engine.channel(), false);
+        self.rung(stats)
     }
 
     /// Whether there is something to do without being rung.
