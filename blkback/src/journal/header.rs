@@ -140,7 +140,7 @@ impl Header {
     }
 
     /// Takes a journal for this connection; what was in it is gone. It counts for nothing before [`complete`]. That a flush of
-    /// the same image has failed stays known.
+    /// the same image has failed stays known, also if connections could not be made since.
     pub fn prepare<W: Words + ?Sized>(&self, words: &W) {
         self.prepare_as(words, 0);
     }
@@ -151,7 +151,8 @@ impl Header {
     }
 
     fn prepare_as<W: Words + ?Sized>(&self, words: &W, until_complete: u64) {
-        let same_image = Self::read(words).is_ok_and(|old| old.image == self.image);
+        let stamp = [words.load(AT_MAGIC), words.load(AT_VERSION)];
+        let same_image = stamp == [MAGIC, VERSION] && image(words) == self.image;
         words.store(AT_COMPLETE, until_complete);
         if !same_image {
             words.store(AT_FLUSH_LOST, 0);

@@ -132,8 +132,11 @@ fn a_failed_flush_is_known_for_as_long_as_the_image_is_the_same() {
     let words = Heap::new();
     let (mut queue, _) = queue(&words);
     queue.flush_lost();
-    header().prepare(&words);
-    assert!(is_flush_lost(&words));
+    // Only the last of these connections is made.
+    for _ in 0..2 {
+        header().prepare(&words);
+        assert!(is_flush_lost(&words));
+    }
     complete(&words);
     let other = Header {
         image: [0xFD00, 100],
