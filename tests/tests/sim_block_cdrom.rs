@@ -5,15 +5,16 @@ use ringfence_core::DomId;
 use ringfence_core::SharedMem as _;
 use ringfence_core::platform::Granted;
 use ringfence_core::store::{Perm, Store, StoreExt, Tx};
-use ringfence_core::wire::blkif::Status;
+use ringfence_core::wire::blkif::{Op, Status};
 use ringfence_sim::World;
-use ringfence_tests::blkback_rig::{BACK, Guest, Rig, SECTORS, read};
+use ringfence_tests::blkback_rig::{BACK, Guest, Rig, SECTORS, read, request};
 
 const FRONT: u16 = 7;
 
 /// A guest that is connected to a CD-ROM with a medium of `1`s in it, of a toolstack of this kind.
 fn connected(kind: Toolstack, nodes: &[(&'static str, &str)]) -> (Rig, Guest) {
     let mut rig = Rig::served(World::new(), kind);
+    rig.disks.keep_journals();
     let place = format!("/local/domain/{BACK}/backend");
     rig.toolstack.mkdir(Tx::NONE, &place).expect("dom0 may");
     let owned = rig
@@ -130,6 +131,8 @@ fn an_empty_drive_waits_for_the_next_medium() {
     name(&mut rig, &guest, "params", "");
     assert_eq!(size(&mut rig, &guest).as_deref(), Some("0"));
     assert_eq!(byte_at(&mut rig, &mut guest, 0), None);
+    let flush = request(3, Op::FLUSH_DISKCACHE, 0, &[]);
+    assert_eq!(guest.ask(&mut rig, &flush), Status::OKAY);
     // What cannot be opened leaves it empty, and says why.
     rig.disks.refuse(Some("no such file"));
     name(&mut rig, &guest, "params", "/images/none.iso");
@@ -147,6 +150,7 @@ fn an_empty_drive_waits_for_the_next_medium() {
     name(&mut rig, &guest, "params", "/images/three.iso");
     assert_eq!(size(&mut rig, &guest).as_deref(), Some("200"));
     assert_eq!(byte_at(&mut rig, &mut guest, 0), Some(3));
+    assert_eq!(guest.ask(&mut rig, &flush), Status::OKAY);
     assert_eq!(rig.error(&guest), "");
     guest.close(&mut rig);
 }
