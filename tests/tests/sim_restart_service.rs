@@ -603,6 +603,56 @@ fn a_failed_flush_is_not_forgotten_with_its_process() {
     );
 }
 
+#[test]
+fn a_failed_flush_is_not_forgotten_with_a_connection_that_could_not_be_made() {
+    let mut rig = rig();
+    let mut guest = rig.connected(7, "w");
+    let disk = rig.disks.of(&guest.back_dir);
+    let flush = request(3, Op::FLUSH_DISKCACHE, 0, &[]);
+    disk.borrow_mut().fail_flush = true;
+    assert_eq!(guest.ask(&mut rig, &flush), Status::ERROR);
+    disk.borrow_mut().fail_flush = false;
+    guest.reset(&mut rig);
+    guest.publish();
+    guest.set("ring-ref", "99999");
+    guest.set("state", "3");
+    rig.settle();
+    let error = rig.error(&guest);
+    assert!(error.contains("ring-ref 99999"), "{error}");
+    let mut rig = rig.restarted();
+    guest.reset(&mut rig);
+    guest.connect(&mut rig);
+    assert_eq!(guest.ask(&mut rig, &flush), Status::ERROR);
+}
+
+#[test]
+fn a_failed_flush_is_forgotten_with_its_device() {
+    let mut rig = rig();
+    let mut guest = rig.connected(7, "w");
+    let disk = rig.disks.of(&guest.back_dir);
+    let flush = request(3, Op::FLUSH_DISKCACHE, 0, &[]);
+    disk.borrow_mut().fail_flush = true;
+    assert_eq!(guest.ask(&mut rig, &flush), Status::ERROR);
+    disk.borrow_mut().fail_flush = false;
+    guest.close(&mut rig);
+    rig.remove(&guest);
+    rig.settle();
+    let mut guest = rig.connected(7, "w");
+    assert_eq!(guest.ask(&mut rig, &flush), Status::OKAY);
+}
+
+#[test]
+fn what_nobody_writes_to_has_nothing_to_lose() {
+    let mut rig = rig();
+    let mut guest = rig.connected(7, "r");
+    let disk = rig.disks.of(&guest.back_dir);
+    let flush = request(3, Op::FLUSH_DISKCACHE, 0, &[]);
+    for fail in [true, false] {
+        disk.borrow_mut().fail_flush = fail;
+        assert_eq!(guest.ask(&mut rig, &flush), Status::OKAY);
+    }
+}
+
 /// Lets the driver domain work; if its process dies in that, another takes its place.
 fn settle(mut rig: Rig) -> (Rig, bool) {
     if Crash::catch(|| rig.settle()).is_some() {

@@ -215,6 +215,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
                 self.later.remove(&id);
                 self.due.retain(|due| *due != id);
                 self.statistics.remove(id);
+                self.disks.forget(&id.backend_dir(self.platform.domid()));
             }
             Err(error) if is_lost(error) => return Err(error),
             // The toolstack took the nodes away under us, a quota is reached, or the frontend forbids us to read its nodes: the

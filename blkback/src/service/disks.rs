@@ -97,6 +97,11 @@ pub trait Disks {
         Ok(None)
     }
 
+    /// There is no device with this backend directory any more, and its disk is closed: one that comes to this place is another.
+    fn forget(&mut self, backend_dir: &str) {
+        let _ = backend_dir;
+    }
+
     /// What is readable when any of the disks has finished something; `None` if all of them finish at once.
     fn wake(&self) -> Option<BorrowedFd<'_>> {
         None
@@ -148,6 +153,11 @@ pub trait Images {
     fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {
         let _ = backend_dir;
         Ok(None)
+    }
+
+    /// There is no such device any more; see [`Disks::forget`].
+    fn forget(&mut self, backend_dir: &str) {
+        let _ = backend_dir;
     }
 }
 
@@ -232,6 +242,10 @@ impl<I: Images> Disks for Files<I> {
 
     fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {
         self.images.journal(backend_dir)
+    }
+
+    fn forget(&mut self, backend_dir: &str) {
+        self.images.forget(backend_dir);
     }
 
     fn wake(&self) -> Option<BorrowedFd<'_>> {

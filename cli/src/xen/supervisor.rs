@@ -273,6 +273,10 @@ impl<S: Store, F: DeviceFiles> Supervisor<S, F> {
             Ask::OpenImage { backend_dir } => self.files.image(&backend_dir),
             Ask::Journal { backend_dir } => self.files.journal(&backend_dir),
             Ask::Statistics => given_statistics(self.published.as_ref()),
+            Ask::Gone { backend_dir } => {
+                self.files.gone(&backend_dir);
+                return;
+            }
             Ask::Ready => {
                 notify("READY=1");
                 return;

@@ -100,6 +100,13 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
         }
     }
 
+    /// The process has let go of the device with this backend directory, which is gone: nothing of it is for the next one there.
+    pub(super) fn gone(&self, backend_dir: &str) {
+        if let (Some(id), Some(journals)) = (self.id(backend_dir), &self.journals) {
+            journals.remove(id);
+        }
+    }
+
     /// The device of this domain with this backend directory.
     fn id(&self, backend_dir: &str) -> Option<DeviceId> {
         DeviceId::from_backend_dir(self.domid, backend_dir)

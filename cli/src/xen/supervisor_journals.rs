@@ -90,7 +90,12 @@ impl Journals {
         }
     }
 
-    /// Removes those of devices that are gone. What cannot be removed is in nobody's way: a journal counts only for the
+    /// Removes that of a device that is gone.
+    pub(super) fn remove(&self, id: DeviceId) {
+        let _ = std::fs::remove_file(self.0.join(name(id)));
+    }
+
+    /// Removes those of all devices that are gone. What cannot be removed is in nobody's way: a journal counts only for the
     /// connection that it was written for.
     pub(super) fn sweep<S: Store>(&self, domid: DomId, store: &mut S) {
         for entry in std::fs::read_dir(&self.0).into_iter().flatten().flatten() {

@@ -18,7 +18,7 @@ use thiserror::Error;
 use crate::image;
 use crate::rarely::Rarely;
 
-/// From the process to the supervisor. All but [`Ready`](Self::Ready) are answered, in order.
+/// From the process to the supervisor. All but [`Gone`](Self::Gone) and [`Ready`](Self::Ready) are answered, in order.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum Ask {
     /// Who am I?
@@ -39,6 +39,11 @@ pub(super) enum Ask {
     Statistics,
     /// The process is confined and serves.
     Ready,
+    /// There is no device with this backend directory any more, and its image is closed.
+    Gone {
+        /// As the store had it, absolute.
+        backend_dir: String,
+    },
 }
 
 /// What a backend needs of `/dev/xen`. It grants nothing, so gntalloc is not among it.
@@ -157,13 +162,18 @@ impl Link {
         }
     }
 
-    /// Tells the supervisor that we serve.
-    pub(super) fn ready(&self) -> io::Result<()> {
+    /// Says what is not answered.
+    fn say(&self, ask: &Ask) -> io::Result<()> {
         let socket = self
             .0
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        packet::send(socket.as_fd(), &Ask::Ready, &[], SendFlags::empty())
+        packet::send(socket.as_fd(), ask, &[], SendFlags::empty())
+    }
+
+    /// Tells the supervisor that we serve.
+    pub(super) fn ready(&self) -> io::Result<()> {
+        self.say(&Ask::Ready)
     }
 
     fn device(&self, device: Device) -> io::Result<OwnedFd> {
@@ -237,6 +247,12 @@ impl Images for FromSupervisor {
 
     fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {
         Ok(self.0.journal(backend_dir)?)
+    }
+
+    fn forget(&mut self, backend_dir: &str) {
+        let backend_dir = backend_dir.to_owned();
+        // Should the supervisor be gone, so are we.
+        let _ = self.0.say(&Ask::Gone { backend_dir });
     }
 }
 

@@ -254,7 +254,7 @@ fn connect(spec: &ImageSpec) -> Result<Opened, ImageError> {
         file: connection.into(),
         backing: Vec::new(),
         bytes: 0,
-        identity: (0, 0),
+        identity: address.identity(),
     })
 }
 
@@ -470,10 +470,38 @@ impl Images {
         }
     }
 
-    /// What tells the image of a disk from others: device and inode, as last opened. `None` if it never was.
+    /// What tells the image of a disk from others, as last opened: device and inode, or what stands for a server's address and
+    /// the export's name. `None` if it never was.
     pub fn identity(&self, backend: &str) -> Option<[u64; 2]> {
         let disk = self.disks.get(backend).filter(|disk| disk.served)?;
         let (device, inode) = disk.identity;
         Some([device, inode])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_export_of_another_server_is_another_image() {
+        let dir = std::env::temp_dir();
+        let mut images = Images::of_process();
+        let mut identity = |name: &str, export: &str| {
+            let path = dir.join(format!("ringfence-{name}-{}", std::process::id()));
+            let listener = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+            let mut spec = ImageSpec::raw(format!("nbd:unix:{}:{export}", path.display()), false);
+            spec.format = ImageFormat::Nbd;
+            images.set("/disk", spec, name.to_owned());
+            let opened = images.open("/disk", false);
+            std::fs::remove_file(&path).expect("there");
+            drop(listener);
+            assert!(matches!(opened, Ok(Asked::Open(..))), "{opened:?}");
+            images.identity("/disk").expect("served")
+        };
+        let own = identity("one", "a");
+        assert_ne!(own, identity("other", "a"));
+        assert_ne!(own, identity("one", "b"));
+        assert_eq!(own, identity("one", "a"));
     }
 }

@@ -10,6 +10,7 @@
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -80,6 +81,25 @@ impl Address {
         ["nbd:", "nbd+unix:"]
             .iter()
             .any(|scheme| target.starts_with(scheme))
+    }
+
+    /// What tells this export from others, however its address is written: journals keep it, so it must be the same in every
+    /// version of the program.
+    pub(crate) fn identity(&self) -> (u64, u64) {
+        let (kind, place, port) = match &self.server {
+            Server::Unix(path) => (0, path.as_os_str().as_bytes(), 0),
+            Server::Tcp { host, port } => (1, host.as_bytes(), *port),
+        };
+        let place = place.iter().chain(&[0]).copied();
+        let rest = port.to_le_bytes().into_iter().chain(self.export.bytes());
+        // FNV-1a of 128 bits.
+        let hash = std::iter::once(kind).chain(place).chain(rest).fold(
+            0x6c62_272e_07bb_0142_62b8_2175_6295_c58d,
+            |hash: u128, byte| {
+                (hash ^ u128::from(byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013b)
+            },
+        );
+        ((hash >> 64) as u64, hash as u64)
     }
 
     /// Connects, which may take some time.
@@ -244,6 +264,23 @@ mod tests {
         assert_eq!(at("nbd://host/a/b"), tcp("host", 10809, "a/b"));
         assert_eq!(at("nbd://host:7"), tcp("host", 7, ""));
         assert_eq!(at("nbd://[::1]:7/x"), tcp("::1", 7, "x"));
+    }
+
+    #[test]
+    fn an_export_is_the_same_however_it_is_written_and_in_every_version() {
+        let identity = |text: &str| at(text).identity();
+        let unix = identity("nbd:unix:/run/a.sock:disk");
+        assert_eq!(unix, identity("nbd+unix:///disk?socket=/run/a.sock"));
+        assert_eq!(unix, (0xfd95_fd23_919e_4ff6, 0x3e7d_e967_8535_e8da));
+        assert_eq!(identity("nbd://host/x"), identity("nbd://host:10809/x"));
+        for other in [
+            "nbd:unix:/run/a.sock",
+            "nbd:unix:/run/b.sock:disk",
+            "nbd://host/disk",
+            "nbd://host:7/disk",
+        ] {
+            assert_ne!(identity(other), unix, "{other}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::locks::{self, Conflict, Use};
 /// The most images below one.
 pub const BACKING_MAX: usize = 8;
 
-/// Device and inode.
+/// Device and inode; of a server's disk [`Address::identity`](crate::nbd::Address::identity).
 pub(crate) type Identity = (u64, u64);
 
 /// Somebody is in the way of opening the image with this identity.

@@ -306,6 +306,12 @@ impl Disks for RecordingDisks {
         }))
     }
 
+    fn forget(&mut self, backend_dir: &str) {
+        if let Some(journals) = self.journals.borrow_mut().as_mut() {
+            journals.remove(backend_dir);
+        }
+    }
+
     fn moved(&mut self) -> bool {
         self.moved.take()
     }

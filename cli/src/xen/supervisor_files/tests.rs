@@ -6,8 +6,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use ringfence_core::Words as _;
 use ringfence_core::store::StoreExt as _;
 use ringfence_process::ImageFormat;
+use ringfence_process::records::Record;
 use ringfence_sim::{SimStore, World};
 
 use super::*;
@@ -145,6 +147,29 @@ fn what_the_directory_names_is_opened_as_it_says() {
     let (read_only, readable) = desk.ask(qdisk).unwrap();
     assert!(read_only);
     rustix::io::pwrite(&readable, b"x", 0).unwrap_err();
+}
+
+#[test]
+fn the_journal_of_a_device_that_is_gone_is_not_for_the_next_one_in_its_place() {
+    let dir = Dir::new("gone");
+    let image = dir.image("a");
+    let mut desk = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
+    let journals = Journals::new(&dir.path("journal")).unwrap();
+    desk.files = desk.files.with_journals(journals);
+    let [disk, other] = desk.two_disks(&image, "r");
+    let map = |desk: &mut Desk, disk| {
+        desk.ask(disk).unwrap();
+        let (_, mut fds) = desk.files.journal(disk);
+        Record::map(fds.remove(0)).unwrap()
+    };
+    map(&mut desk, disk).store(9, 1);
+    map(&mut desk, other).store(9, 2);
+    assert_eq!(map(&mut desk, disk).load(9), 1);
+    desk.files.gone(disk);
+    assert_eq!(map(&mut desk, disk).load(9), 0);
+    assert_eq!(map(&mut desk, other).load(9), 2);
+    desk.files.gone("/local/domain/4/backend/vbd/8/51712");
+    assert_eq!(map(&mut desk, other).load(9), 2);
 }
 
 #[test]

@@ -66,6 +66,16 @@ fn the_words_of_a_refusal_are_those_of_the_error_node() {
 }
 
 #[test]
+fn a_device_that_is_gone_is_named_and_nothing_is_answered() {
+    let backend_dir = "/local/domain/3/backend/vbd/7/51712".to_owned();
+    let (_link, asked) = ask(vec![(Answer::Device, null())], |link| {
+        FromSupervisor(Arc::clone(&link)).forget(&backend_dir);
+        link
+    });
+    assert_eq!(asked, [Ask::Gone { backend_dir }]);
+}
+
+#[test]
 fn an_image_comes_with_what_the_configuration_forbids() {
     for read_only in [false, true] {
         let spec = ImageSpec::raw("/x", read_only);
