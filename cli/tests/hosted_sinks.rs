@@ -3,9 +3,10 @@
 #[expect(dead_code, reason = "uses a part of it")]
 mod domains;
 
-use domains::{Host, Running, have, json_u64, noise, output_text, succeed};
+use domains::{Host, PROGRAM, Running, have, json_u64, noise, output_text, succeed};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 const MIB: u64 = 1 << 20;
@@ -174,6 +175,35 @@ fn a_server_of_nbd_has_the_data() {
     let disk = format!("vdev=xvda,backend=blk1,target=nbd:unix:{}", text(&socket));
     let said = output_text(&host.ringfence(&["block-attach", "g2", &disk]));
     assert!(said.contains("server.sock: connect: "), "{said}");
+}
+
+#[test]
+fn a_server_of_nbd_that_says_nothing_holds_up_no_other_disk() {
+    let host = Host::start();
+    let (image, socket) = (host.path("image"), host.path("server.sock"));
+    std::fs::write(&image, vec![0; 4 << 20]).expect("written");
+    let server = UnixListener::bind(&socket).expect("a socket");
+    let _backend = host.driver_domain("blk0");
+    let _waiting = Running::start(&host.path("run"), &["guest", "g1"]);
+    let silent = format!("vdev=xvda,backend=blk0,target=nbd:unix:{}", text(&socket));
+    let mut attach = std::process::Command::new(PROGRAM)
+        .arg("--run-dir")
+        .arg(host.path("run"))
+        .args(["block-attach", "g1", &silent])
+        .spawn()
+        .expect("it starts");
+    // The broker's own, and that of the process that serves.
+    let _said_nothing_on = [(); 2].map(|()| server.accept().expect("a connection"));
+    let other = format!(
+        "format=raw,vdev=xvda,backend=blk0,target={}",
+        image.display()
+    );
+    let verify = ["guest", "g2", "--disk", &other, "--verify", "xvda,1M"];
+    let verified = host.ringfence(&verify);
+    let waits = attach.try_wait().expect("a child").is_none();
+    assert!(verified.status.success(), "{}", output_text(&verified));
+    assert!(waits, "the other one had to wait for it");
+    assert!(!attach.wait().expect("it ends").success());
 }
 
 #[test]

@@ -156,6 +156,30 @@ fn an_empty_drive_waits_for_the_next_medium() {
 }
 
 #[test]
+fn a_medium_that_is_awaited_is_not_put_in_under_the_name_of_another() {
+    let (mut rig, mut guest) =
+        connected(Toolstack::DRIVER_DOMAIN, &[("params", "/images/one.iso")]);
+    rig.disks.withhold(&guest.back_dir, true);
+    for (path, abandoned) in [("two", 0), ("two", 0), ("three", 1)] {
+        let path = format!("/images/{path}.iso");
+        name(&mut rig, &guest, "params", &path);
+        assert!(rig.service.awaits_disks());
+        assert_eq!(rig.disks.abandoned(), abandoned, "{path}");
+        rig.service.ask_again();
+        rig.settle();
+    }
+    rig.disks.withhold(&guest.back_dir, false);
+    fill(&rig, &guest, 3, 200);
+    rig.service.ask_again();
+    rig.settle();
+    assert_eq!(byte_at(&mut rig, &mut guest, 0), Some(3));
+    assert_eq!(rig.disks.abandoned(), 1);
+    name(&mut rig, &guest, "params", "/images/four.iso");
+    assert_eq!(rig.disks.abandoned(), 1, "nothing was awaited");
+    guest.close(&mut rig);
+}
+
+#[test]
 fn where_a_script_named_the_first_medium_params_names_the_next() {
     let nodes = [
         ("params", "/images/one.iso"),

@@ -96,6 +96,8 @@ pub(super) struct Device<'p, P: Platform> {
     first: usize,
     /// Whether the service has it among those that have something to do without being rung.
     pub(super) listed: bool,
+    /// What its disk is called that was to be asked for again.
+    awaited: Option<String>,
     /// Since the last look: its disk is to be asked for again.
     pub(super) later: bool,
 }
@@ -149,6 +151,7 @@ impl<'p, P: Platform> Device<'p, P> {
             share: Share::default(),
             first: 0,
             listed: false,
+            awaited: None,
             later: false,
         }
     }

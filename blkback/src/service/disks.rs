@@ -1,5 +1,6 @@
 //! Where a service gets its disks from.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use rustix::io::Errno;
 
 use super::waiting::Waiting;
 use crate::journal::Record;
-use crate::sink::{self, Below, DiskIo, File, Layers, Nbd, Null, Qcow2, Uring};
+use crate::sink::{self, Below, DiskIo, File, Layers, NbdOpening, Null, Qcow2, Uring};
 use crate::stats::Stats;
 
 /// Why a disk could not be opened, in words for the `error` node.
@@ -51,26 +52,12 @@ impl<D: DiskIo + 'static> From<Box<D>> for OpenDisk {
 pub enum Asked<T> {
     /// Here it is.
     Open(T),
-    /// What an earlier process was doing to it is still under way, or it cannot be opened just now: it is asked for again in a
-    /// moment.
+    /// What an earlier process was doing to it is still under way, a server has not answered yet, or it cannot be opened just now: it
+    /// is asked for again in a moment.
     Later,
     /// Another domain of the same machine has it, which has been migrated and will end: the toolstack, which waits for the new one
     /// to have its disks, is told that this one does, and it is asked for again until then.
     Moving,
-}
-
-impl<T> Asked<T> {
-    /// The same of what is made out of it.
-    ///
-    /// # Errors
-    /// Those of `make`.
-    pub fn try_map<U, E>(self, make: impl FnOnce(T) -> Result<U, E>) -> Result<Asked<U>, E> {
-        Ok(match self {
-            Self::Open(it) => Asked::Open(make(it)?),
-            Self::Later => Asked::Later,
-            Self::Moving => Asked::Moving,
-        })
-    }
 }
 
 /// Opens the disks that a service serves.
@@ -86,6 +73,11 @@ pub trait Disks {
         read_only: bool,
         stats: &Arc<Stats>,
     ) -> Result<Asked<OpenDisk>, DiskError>;
+
+    /// Another disk is named for this device than the one that was to be asked for again.
+    fn abandon(&mut self, backend_dir: &str) {
+        let _ = backend_dir;
+    }
 
     /// The journal of the device with this backend directory, whose disk is open: the same for every process of this domain.
     /// `None` if nobody keeps one; a connection with something in flight then ends when the process dies.
@@ -165,8 +157,17 @@ pub trait Images {
 pub struct Files<I> {
     images: I,
     uring: Option<Uring>,
+    /// Servers' disks that are being asked for, by backend directory.
+    coming: BTreeMap<String, Coming>,
     /// The ring, and every disk that has a descriptor of its own.
     wakes: Result<OwnedFd, Errno>,
+}
+
+/// A server's disk, and what belongs to it.
+struct Coming {
+    opening: NbdOpening,
+    layers: Layers,
+    read_only: bool,
 }
 
 impl<I: Images> Files<I> {
@@ -181,36 +182,44 @@ impl<I: Images> Files<I> {
         Self {
             images,
             uring,
+            coming: BTreeMap::new(),
             wakes,
         }
     }
 
-    fn storage(
-        &self,
-        source: Source,
-        read_only: bool,
-        stats: &Arc<Stats>,
-    ) -> Result<Box<dyn DiskIo>, DiskError> {
-        Ok(match (source, &self.uring) {
-            (Source::Raw(fd), Some(uring)) => Box::new(uring.disk(fd, read_only, stats.clone())?),
-            (Source::Raw(fd), None) => Box::new(File::new(fd, read_only, stats.clone())?),
-            (Source::Qcow2(image, below), _) => Box::new(Qcow2::new(image, below, read_only)?),
-            (Source::Nbd(socket, export), _) => Box::new(Nbd::new(socket, &export, read_only)?),
-            (Source::Empty, _) => Box::new(Null::new(SectorCount::new(0))),
-        })
+    /// The disk once its server has answered.
+    fn look(&mut self, backend_dir: &str, coming: Coming) -> Result<Asked<OpenDisk>, DiskError> {
+        let Coming {
+            opening,
+            layers,
+            read_only,
+        } = coming;
+        match opening.look()? {
+            Ok(disk) => {
+                let disk = self.finish(Box::new(disk), &layers, read_only, backend_dir)?;
+                Ok(Asked::Open(disk))
+            }
+            Err(opening) => {
+                let coming = Coming {
+                    opening,
+                    layers,
+                    read_only,
+                };
+                self.coming.insert(backend_dir.to_owned(), coming);
+                Ok(Asked::Later)
+            }
+        }
     }
 
-    /// The disk on an image.
-    fn disk(
+    /// Puts what stands between a guest and its disk there, and waits for it from now on.
+    fn finish(
         &self,
-        image: Image,
-        backend_dir: &str,
+        disk: Box<dyn DiskIo>,
+        layers: &Layers,
         read_only: bool,
-        stats: &Arc<Stats>,
+        backend_dir: &str,
     ) -> Result<OpenDisk, DiskError> {
-        let read_only = read_only || image.read_only;
-        let disk = self.storage(image.source, read_only, stats)?;
-        let disk = image.layers.wrap(disk, read_only, backend_dir)?;
+        let disk = layers.wrap(disk, read_only, backend_dir)?;
         let ring = self.uring.as_ref().map(Uring::fd);
         if let Some(fd) = disk.wake().filter(|fd| Some(*fd) != ring) {
             let set = self.wakes.as_ref().map_err(|errno| *errno)?;
@@ -219,8 +228,8 @@ impl<I: Images> Files<I> {
         }
         Ok(OpenDisk {
             io: disk,
-            waiting: image.layers.waiting(),
-            sectors: image.layers.sectors(),
+            waiting: layers.waiting(),
+            sectors: layers.sectors(),
         })
     }
 }
@@ -236,8 +245,36 @@ impl<I: Images> Disks for Files<I> {
         read_only: bool,
         stats: &Arc<Stats>,
     ) -> Result<Asked<OpenDisk>, DiskError> {
-        let asked = self.images.open(backend_dir)?;
-        asked.try_map(|image| self.disk(image, backend_dir, read_only, stats))
+        if let Some(coming) = self.coming.remove(backend_dir) {
+            return self.look(backend_dir, coming);
+        }
+        let image = match self.images.open(backend_dir)? {
+            Asked::Open(image) => image,
+            Asked::Later => return Ok(Asked::Later),
+            Asked::Moving => return Ok(Asked::Moving),
+        };
+        let (layers, read_only) = (image.layers, read_only || image.read_only);
+        let disk: Box<dyn DiskIo> = match (image.source, &self.uring) {
+            (Source::Raw(fd), Some(uring)) => Box::new(uring.disk(fd, read_only, stats.clone())?),
+            (Source::Raw(fd), None) => Box::new(File::new(fd, read_only, stats.clone())?),
+            (Source::Qcow2(image, below), _) => Box::new(Qcow2::new(image, below, read_only)?),
+            (Source::Empty, _) => Box::new(Null::new(SectorCount::new(0))),
+            (Source::Nbd(socket, export), _) => {
+                let opening = NbdOpening::new(socket, &export, read_only)?;
+                let coming = Coming {
+                    opening,
+                    layers,
+                    read_only,
+                };
+                return self.look(backend_dir, coming);
+            }
+        };
+        let disk = self.finish(disk, &layers, read_only, backend_dir)?;
+        Ok(Asked::Open(disk))
+    }
+
+    fn abandon(&mut self, backend_dir: &str) {
+        self.coming.remove(backend_dir);
     }
 
     fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {
@@ -245,6 +282,7 @@ impl<I: Images> Disks for Files<I> {
     }
 
     fn forget(&mut self, backend_dir: &str) {
+        self.abandon(backend_dir);
         self.images.forget(backend_dir);
     }
 
@@ -257,5 +295,52 @@ impl<I: Images> Disks for Files<I> {
 
     fn moved(&mut self) -> bool {
         self.uring.as_ref().is_some_and(Uring::moved)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::string::ToString;
+
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+    use super::*;
+
+    /// Gives each image once.
+    struct Once(BTreeMap<&'static str, Source>);
+
+    impl Images for Once {
+        fn open(&mut self, backend_dir: &str) -> Result<Asked<Image>, DiskError> {
+            let source = self.0.remove(backend_dir).ok_or("asked twice")?;
+            Ok(Asked::Open(Image {
+                source,
+                read_only: false,
+                layers: Layers::default(),
+            }))
+        }
+    }
+
+    fn raw() -> Source {
+        let image = memfd_create("image", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&image, 4096).unwrap();
+        Source::Raw(image)
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_holds_up_nobody_but_its_own_disk() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let silent = Source::Nbd(ours.into(), String::new());
+        let images = [("silent", silent), ("raw", raw())];
+        let mut disks = Files::new(Once(images.into()), None);
+        let stats = Arc::default();
+        let mut open = |dir| disks.open(dir, false, &stats);
+        assert!(matches!(open("silent"), Ok(Asked::Later)));
+        assert!(matches!(open("raw"), Ok(Asked::Open(_))));
+        // On the same connection.
+        assert!(matches!(open("silent"), Ok(Asked::Later)));
+        drop(theirs);
+        let error = open("silent").err().unwrap().to_string();
+        assert!(error.contains("closed the connection"), "{error}");
     }
 }

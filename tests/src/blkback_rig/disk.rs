@@ -190,6 +190,7 @@ pub struct RecordingDisks {
     moving: Rc<RefCell<BTreeSet<String>>>,
     journals: Rc<RefCell<Option<BTreeMap<String, SimWords>>>>,
     moved: Rc<Cell<bool>>,
+    abandoned: Rc<Cell<u32>>,
     sim: Option<Sim>,
 }
 
@@ -254,6 +255,11 @@ impl RecordingDisks {
         };
     }
 
+    /// How often a disk that was to be asked for again was not the one any more.
+    pub fn abandoned(&self) -> u32 {
+        self.abandoned.get()
+    }
+
     /// A look at one disk took what another one finished.
     pub fn move_one(&self) {
         self.moved.set(true);
@@ -304,6 +310,10 @@ impl Disks for RecordingDisks {
             record: Record::new(sim.words(words)),
             image: [1, 2],
         }))
+    }
+
+    fn abandon(&mut self, _: &str) {
+        self.abandoned.update(|times| times + 1);
     }
 
     fn forget(&mut self, backend_dir: &str) {

@@ -6,7 +6,7 @@ use ringfence_core::weakened;
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::xenbus::{BackWish, paths};
 
-use super::super::disks::{Asked, Disks};
+use super::super::disks::{Asked, DiskError, Disks, OpenDisk};
 use super::super::toolstack::{Hotplug, ImageError, is_lost, text};
 use super::Device;
 use super::medium::Drive;
@@ -20,7 +20,7 @@ const WORDS: usize = 1024;
 pub(super) enum Opening {
     /// It is open.
     Open,
-    /// What an earlier process was doing to it is still under way: it is asked for again in a moment.
+    /// It is not to be had yet: it is asked for again in a moment.
     Later,
     /// The same machine has it in another domain, which will end: it is asked for again until then.
     Moving,
@@ -189,25 +189,16 @@ impl<P: Platform> Device<'_, P> {
             Err(FieldError::Store { error, .. }) => return Err(error),
             Err(error) => return Ok(Opening::Failed(error.to_string())),
         };
-        let named = match self.cdrom {
-            true => self.named(store)?,
-            false => (None, None),
-        };
-        Ok(match disks.open(&self.dir, read_only, &self.stats) {
-            Ok(Asked::Later) => {
-                self.later = true;
-                Opening::Later
-            }
-            Ok(Asked::Moving) => {
-                self.later = true;
-                Opening::Moving
-            }
+        let (name, params) = self.named(store)?;
+        Ok(match self.ask(disks, read_only, name.as_deref()) {
+            Ok(Asked::Later) => Opening::Later,
+            Ok(Asked::Moving) => Opening::Moving,
             Ok(Asked::Open(mut opened)) => {
                 self.drive = None;
                 if self.cdrom {
                     let (tray, io) = Tray::new(opened.io);
                     opened.io = io;
-                    self.drive = Some(Drive::new(tray, named.0, named.1));
+                    self.drive = Some(Drive::new(tray, name, params));
                 }
                 self.waits = Waits::new(opened.waiting.unwrap_or(self.waiting));
                 let disk = Disk::with_stats(opened.io, self.stats.clone());
@@ -223,6 +214,25 @@ impl<P: Platform> Device<'_, P> {
             }
             Err(error) => Opening::Failed(error.to_string()),
         })
+    }
+
+    /// Asks for the disk of this name: the one that is awaited, unless it was named otherwise.
+    pub(super) fn ask<D: Disks>(
+        &mut self,
+        disks: &mut D,
+        read_only: bool,
+        name: Option<&str>,
+    ) -> Result<Asked<OpenDisk>, DiskError> {
+        let name = name.unwrap_or_default();
+        if self.awaited.take().is_some_and(|awaited| awaited != name) {
+            disks.abandon(&self.dir);
+        }
+        let opened = disks.open(&self.dir, read_only, &self.stats);
+        if matches!(opened, Ok(Asked::Later | Asked::Moving)) {
+            self.later = true;
+            self.awaited = Some(name.to_owned());
+        }
+        opened
     }
 
     /// The `mode` node; whoever forgot it does not mean to be written to. Also checks that the device is whose it claims.

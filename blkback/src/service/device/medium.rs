@@ -31,7 +31,7 @@ impl Drive {
 }
 
 impl<P: Platform> Device<'_, P> {
-    /// What the device's nodes name now, for a drive that is opened.
+    /// What the device's nodes name now.
     pub(super) fn named<S: Store>(
         &self,
         store: &mut S,
@@ -95,10 +95,12 @@ impl<P: Platform> Device<'_, P> {
 
     /// Opens what is named and puts it in.
     fn insert<D: Disks>(&mut self, disks: &mut D) -> Opening {
+        let name = self.drive.as_ref().and_then(|drive| drive.image.clone());
+        let opened = self.ask(disks, true, name.as_deref());
         let Some(drive) = &mut self.drive else {
             return Opening::Open;
         };
-        match disks.open(&self.dir, true, &self.stats) {
+        match opened {
             Ok(Asked::Open(opened)) => match drive.tray.change(Some(opened.io)) {
                 Ok(()) => Opening::Open,
                 Err(io) => {
@@ -109,7 +111,6 @@ impl<P: Platform> Device<'_, P> {
             Ok(Asked::Later | Asked::Moving) => {
                 // Empty it is, and so the next look finds that it should not be.
                 drive.image = None;
-                self.later = true;
                 Opening::Later
             }
             Err(error) => Opening::Failed(error.to_string()),

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use thiserror::Error;
 
-/// How long a server may take for the whole negotiation, which holds up whoever opens the disk.
+/// How long a server may take for the whole negotiation.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a server's export cannot be served.
@@ -60,52 +60,97 @@ impl From<Errno> for NbdError {
     }
 }
 
-/// Negotiates; the socket does not block afterwards, and what comes next on it are replies to requests.
-pub(super) fn negotiate(socket: &OwnedFd, name: &str) -> Result<Export, NbdError> {
-    let flags = fcntl_getfl(socket)?;
-    fcntl_setfl(socket, flags | OFlags::NONBLOCK)?;
-    let deadline = Instant::now().checked_add(PATIENCE);
-    let mut negotiation = Negotiation::new(name)?;
-    let mut input = Vec::new();
-    loop {
-        let mut out = Vec::new();
-        let (taken, export) = negotiation.step(&input, &mut out)?;
-        let mut rest = out.as_slice();
-        while !rest.is_empty() {
-            match send(socket, rest, SendFlags::NOSIGNAL) {
-                Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
-                Err(Errno::AGAIN) => wait(socket, PollFlags::OUT, deadline)?,
+/// A negotiation under way, on a socket that does not block. What comes next on it are replies to requests.
+pub(super) struct Connecting {
+    socket: OwnedFd,
+    negotiation: Negotiation,
+    input: Vec<u8>,
+    /// Not sent yet.
+    output: Vec<u8>,
+    deadline: Option<Instant>,
+}
+
+impl Connecting {
+    pub(super) fn new(socket: OwnedFd, name: &str) -> Result<Self, NbdError> {
+        let flags = fcntl_getfl(&socket)?;
+        fcntl_setfl(&socket, flags | OFlags::NONBLOCK)?;
+        Ok(Self {
+            socket,
+            negotiation: Negotiation::new(name)?,
+            input: Vec::new(),
+            output: Vec::new(),
+            deadline: Instant::now().checked_add(PATIENCE),
+        })
+    }
+
+    /// Goes on as far as the server's answers are there; the export at the end.
+    pub(super) fn go_on(&mut self) -> Result<Option<Export>, NbdError> {
+        loop {
+            let (taken, export) = self.negotiation.step(&self.input, &mut self.output)?;
+            self.input.drain(..taken.min(self.input.len()));
+            if export.is_some() {
+                return Ok(export);
+            }
+            if taken > 0 {
+                continue;
+            }
+            if !self.send()? {
+                return self.later();
+            }
+            // Not a byte beyond the negotiation is there before we ask for something.
+            let mut more = [0; 4096];
+            match recv(&self.socket, &mut more, RecvFlags::empty()) {
+                Ok((0, _)) => return Err(NbdError::Closed),
+                Ok((bytes, _)) => self.input.extend(more.get(..bytes).unwrap_or_default()),
+                Err(Errno::AGAIN) => return self.later(),
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
-        if let Some(export) = export {
-            return Ok(export);
+    }
+
+    /// Sends what the socket takes; whether that is all.
+    fn send(&mut self) -> Result<bool, NbdError> {
+        while !self.output.is_empty() {
+            match send(&self.socket, &self.output, SendFlags::NOSIGNAL) {
+                Ok(sent) => drop(self.output.drain(..sent.min(self.output.len()))),
+                Err(Errno::AGAIN) => return Ok(false),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
         }
-        if taken > 0 {
-            input.drain(..taken.min(input.len()));
-            continue;
-        }
-        // Not a byte beyond the negotiation is there before we ask for something.
-        let mut more = [0; 4096];
-        match recv(socket, &mut more, RecvFlags::empty()) {
-            Ok((0, _)) => return Err(NbdError::Closed),
-            Ok((bytes, _)) => input.extend(more.get(..bytes).unwrap_or_default()),
-            Err(Errno::AGAIN) => wait(socket, PollFlags::IN, deadline)?,
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
+        Ok(true)
+    }
+
+    fn left(&self) -> Duration {
+        let left = self
+            .deadline
+            .map(|end| end.saturating_duration_since(Instant::now()));
+        left.unwrap_or(PATIENCE)
+    }
+
+    fn later<T>(&self) -> Result<Option<T>, NbdError> {
+        match self.left().is_zero() {
+            true => Err(NbdError::Silent),
+            false => Ok(None),
         }
     }
-}
 
-fn wait(socket: &OwnedFd, what: PollFlags, deadline: Option<Instant>) -> Result<(), NbdError> {
-    let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
-    let left = left.unwrap_or(PATIENCE);
-    let timeout = Timespec::try_from(left).map_err(|_| NbdError::Silent)?;
-    let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), what)];
-    match poll(&mut fds, Some(&timeout)) {
-        Ok(0) => Err(NbdError::Silent),
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(errno) => Err(errno.into()),
+    /// Sleeps until there may be more to do.
+    pub(super) fn wait(&self) -> Result<(), NbdError> {
+        let timeout = Timespec::try_from(self.left()).map_err(|_| NbdError::Silent)?;
+        let what = match self.output.is_empty() {
+            true => PollFlags::IN,
+            false => PollFlags::OUT,
+        };
+        let mut fds = [PollFd::from_borrowed_fd(self.socket.as_fd(), what)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    pub(super) fn into_socket(self) -> OwnedFd {
+        self.socket
     }
 }

@@ -22,6 +22,9 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg
 
 pub use connect::NbdError;
 
+use connect::Connecting;
+use ringfence_nbd::client::Export;
+
 use super::raw::FlushLatch;
 use super::{Discard, DiskIo, Done, Geometry, Io, IoOp};
 use crate::error::IoError;
@@ -71,13 +74,56 @@ pub struct Nbd {
     lost: Option<IoError>,
 }
 
+/// A server's disk that is being asked for.
+pub struct NbdOpening {
+    connecting: Connecting,
+    read_only: bool,
+}
+
+impl NbdOpening {
+    /// Asks the server at the other end of `socket` for an export.
+    ///
+    /// # Errors
+    /// [`NbdError`], in words for the `error` node.
+    pub fn new(socket: OwnedFd, export: &str, read_only: bool) -> Result<Self, NbdError> {
+        Ok(Self {
+            connecting: Connecting::new(socket, export)?,
+            read_only,
+        })
+    }
+
+    /// The disk, or itself as long as the server has not answered. Never blocks.
+    ///
+    /// # Errors
+    /// [`NbdError`], in words for the `error` node; also when the server takes too long.
+    pub fn look(mut self) -> Result<Result<Nbd, Self>, NbdError> {
+        Ok(match self.connecting.go_on()? {
+            Some(export) => {
+                let socket = self.connecting.into_socket();
+                Ok(Nbd::over(socket, export, self.read_only)?)
+            }
+            None => Err(self),
+        })
+    }
+}
+
 impl Nbd {
     /// Asks the server at the other end of `socket` for an export; blocks as long as that takes, within limits.
     ///
     /// # Errors
     /// [`NbdError`], in words for the `error` node.
     pub fn new(socket: OwnedFd, export: &str, read_only: bool) -> Result<Self, NbdError> {
-        let export = connect::negotiate(&socket, export)?;
+        let mut opening = NbdOpening::new(socket, export, read_only)?;
+        loop {
+            opening = match opening.look()? {
+                Ok(disk) => return Ok(disk),
+                Err(opening) => opening,
+            };
+            opening.connecting.wait()?;
+        }
+    }
+
+    fn over(socket: OwnedFd, export: Export, read_only: bool) -> Result<Self, NbdError> {
         let has = |flag| export.flags & flag != 0;
         let unit = export.least.max(512);
         if unit > 4096 || export.most < REQUEST_MAX {
