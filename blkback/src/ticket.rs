@@ -86,14 +86,14 @@ impl Table {
         }
     }
 
-    /// Puts a ticket at its number. `false` if that place is taken, which cannot be: the number was reserved.
-    pub(crate) fn put(&mut self, ticket: Ticket) -> Option<u16> {
-        let number = ticket.entry.number();
-        let place = self.tickets.get_mut(usize::from(number))?;
-        if place.replace(ticket).is_none() {
+    /// Puts a ticket at its number, which was reserved.
+    pub(crate) fn put(&mut self, ticket: Ticket) {
+        let number = usize::from(ticket.entry.number());
+        if let Some(place) = self.tickets.get_mut(number)
+            && place.replace(ticket).is_none()
+        {
             self.in_flight = self.in_flight.saturating_add(1);
         }
-        Some(number)
     }
 
     /// Takes the ticket of a finished request; `None` for a number that the disk was not given.

@@ -168,7 +168,7 @@ pub use be;
 /// The fixed part of a request, with `NBD_REQUEST_MAGIC` checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Request {
-    /// Command flags; we offer none.
+    /// Command flags: the `COMMAND_*` that go with the command.
     pub flags: u16,
     /// What to do.
     pub command: Command,

@@ -52,7 +52,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     /// an error. Deaths that came from outside are not counted. The I/O of the earlier process has ended: that is what opening `disk` waited for.
     ///
     /// # Errors
-    /// The disk back, with the reason; the journal is as it was then.
+    /// The disk back, with the reason. The journal is as it was then, or as far on as the ring if only ringing failed.
     pub fn recover(
         platform: P,
         peer: DomId,

@@ -90,7 +90,7 @@ pub fn begin_recovery<W: Words + ?Sized>(words: &W) -> u64 {
     attempts
 }
 
-/// The requests that were found are answered: the next recovery is a first one.
+/// The rings go on: the next recovery is a first one. What their requests do to a process is counted with each of them.
 pub fn end_recovery<W: Words + ?Sized>(words: &W) {
     words.store(AT_ATTEMPTS, 0);
 }
