@@ -1,5 +1,6 @@
 //! One disk of one guest: its life in XenStore, its engine while it is connected.
 
+mod alone;
 mod hotplug;
 mod keep;
 mod link;
@@ -366,13 +367,6 @@ impl<'p, P: Platform> Device<'p, P> {
         self.queues.iter().all(|queue| queue.engine.is_idle())
     }
 
-    /// The doorbell of a queue was rung while nothing may be taken from its ring.
-    pub(super) fn put_off(&mut self, queue: u16, doorbells: &mut impl Doorbells<P::Channel>) {
-        if let Some(queue) = self.queues.get_mut(usize::from(queue)) {
-            queue.put_off(doorbells);
-        }
-    }
-
     /// Looks at the doorbell of a queue, and serves its ring if it was rung.
     pub(super) fn rung(
         &mut self,
@@ -417,24 +411,6 @@ impl<'p, P: Platform> Device<'p, P> {
             let queue = u16::try_from(queue).unwrap_or(u16::MAX);
             served.and(self.rung(queue, round, doorbells))
         })
-    }
-
-    /// The first of its queues with requests that have to be alone with the process.
-    pub(super) fn suspects(&self) -> Option<u16> {
-        let mut queues = (0..).zip(&self.queues);
-        queues.find_map(|(number, queue)| queue.engine.has_suspects().then_some(number))
-    }
-
-    /// Whether this queue has such requests.
-    pub(super) fn is_suspect(&self, queue: u16) -> bool {
-        let queue = self.queues.get(usize::from(queue));
-        queue.is_some_and(|queue| queue.engine.has_suspects())
-    }
-
-    /// Whether something that was begun is under way; but for this queue.
-    pub(super) fn is_at_work(&self, but: Option<u16>) -> bool {
-        let mut queues = (0..).zip(&self.queues);
-        queues.any(|(number, queue)| but != Some(number) && queue.engine.is_at_work())
     }
 
     /// Serves those of these rings that have something to do without being rung, or all of them while it spins, each once and all
