@@ -114,6 +114,10 @@ const fn closing(view: &FrontView) -> FrontAction {
     match (view.held, view.peer) {
         // These backends answer what they have.
         (Held::Busy, Peer::State(S::Connected | S::Closing)) => FrontAction::Drain,
+        // A backend that starts over may just be taking the ring that we give up. It closes first, and only then we begin anew.
+        (_, Peer::State(S::Initialising | S::InitWait)) if matches!(view.wish, FrontWish::Run) => {
+            FrontAction::Wait
+        }
         _ => FrontAction::Disconnect,
     }
 }
