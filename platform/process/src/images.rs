@@ -157,6 +157,11 @@ pub struct Images {
     patience: Duration,
 }
 
+/// The part of a backend directory that numbers the guest's disk.
+fn vdev(backend: &str) -> Option<&str> {
+    backend.rsplit('/').next()
+}
+
 /// A name that the kernel gives, from `/proc/sys/kernel/random`.
 fn random(name: &str) -> String {
     // Without one, devices of other machines might be waited for.
@@ -289,8 +294,8 @@ impl Images {
             .disks
             .get(backend)
             .and_then(|disk| disk.machine.as_ref());
-        match (machine, backend.rsplit_once('/')) {
-            (Some(machine), Some((_, vdev))) => Seat::of(&[&self.place, machine, vdev]),
+        match (machine, vdev(backend)) {
+            (Some(machine), Some(vdev)) => Seat::of(&[&self.place, machine, vdev]),
             _ => Seat::of(&[&self.place, backend]),
         }
     }
@@ -391,7 +396,7 @@ impl Images {
         parted.any(|parted| parted.disk.has(identity, spec))
     }
 
-    /// Whether another domain of the machine that this disk is of has the image, and writes to it.
+    /// Whether another domain of the machine that this disk is of has the image, as the same disk.
     fn is_moving(&self, backend: &str, identity: Identity, spec: &ImageSpec) -> bool {
         let disk = self.disks.get(backend);
         let Some(machine) = disk.and_then(|disk| disk.machine.as_ref()) else {
@@ -399,6 +404,7 @@ impl Images {
         };
         self.disks.iter().any(|(path, disk)| {
             path != backend
+                && vdev(path) == vdev(backend)
                 && disk.served
                 && disk.machine.as_ref() == Some(machine)
                 && disk.has(identity, spec)

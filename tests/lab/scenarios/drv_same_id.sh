@@ -21,6 +21,8 @@ xenstore-ls -f $back >/tmp/nodes
 xl save -D A /images/A.save
 no_node $back/vbd/$user/51712
 [ "$(xenstore-read $front/state)" = 4 ]
+# The time-out is in whole seconds.
+sleep 2
 xl restore /images/A.save
 [ "$(xl domid A)" = $old ]
 sed 's/ = "/\n/; s/"$//' /tmp/nodes | while read -r path && read -r value; do xenstore-write $path "$value"; done

@@ -339,6 +339,22 @@ fn an_image_moves_from_one_domain_of_a_machine_to_the_next() {
 }
 
 #[test]
+fn a_guest_does_not_get_one_image_as_two_disks() {
+    let dir = Dir::new("twice");
+    let image = dir.image("a");
+    let mut desk = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
+    desk.write("/local/domain/7", &[("vm", "/vm/a")]);
+    let [first, second] =
+        [51712, 51728].map(|vdev| format!("/local/domain/3/backend/vbd/7/{vdev}"));
+    for disk in [&first, &second] {
+        desk.write(disk, &[("params", text(&image)), ("mode", "w")]);
+    }
+    let _held = desk.ask(&first).unwrap();
+    let words = desk.ask(&second).unwrap_err();
+    assert!(words.contains("in use by vbd 7/51712"), "{words}");
+}
+
+#[test]
 fn domains_of_two_machines_keep_each_other_out() {
     let dir = Dir::new("machines");
     let image = dir.image("a");
