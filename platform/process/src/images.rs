@@ -1,23 +1,20 @@
 //! Opening what the configuration names, for the one process that will use it.
 
+mod disk;
+mod opened;
+
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::image::{ImageError, ImageFormat, ImageSpec};
-use crate::locks::{Conflict, Seat, Use};
-use crate::nbd::{Address, Fence};
-use crate::open::{self, BACKING_MAX, Busy, Identity, Wish};
+use crate::locks::{Conflict, Seat};
+use crate::open::Identity;
+use disk::{Disk, Parted};
+pub use opened::Opened;
 
 /// How long a process may be kept from the image of a disk that is in use: by I/O of a dead one, or by an error that may pass.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// How much longer than an attempt that failed it is left alone: others are not served while a server does not answer.
-const REST: u32 = 4;
-
-/// How long a process may take to let go of the image of a disk that is gone.
-const PARTING: Duration = Duration::from_secs(5);
 
 /// What comes of asking for an image.
 #[derive(Debug)]
@@ -28,122 +25,6 @@ pub enum Asked {
     Later,
     /// Another domain of the same machine has it, which will end: ask again, for as long as that takes.
     Moving,
-}
-
-/// An open image with its locks.
-#[derive(Debug)]
-pub struct Opened {
-    /// A description that nobody else has; or the connection to a server.
-    pub file: File,
-    /// The images below it, in the order of the configuration.
-    pub backing: Vec<File>,
-    /// Size of the file; nothing of a server's.
-    pub bytes: u64,
-    identity: Identity,
-}
-
-/// A disk as configured.
-#[derive(Debug)]
-struct Disk {
-    spec: ImageSpec,
-    /// As messages name it.
-    name: String,
-    identity: Identity,
-    /// Whose it is: domains of the same machine are one and the same guest, before and after it is migrated.
-    machine: Option<String>,
-    /// Some process had it open: I/O of a dead one may still be under way.
-    served: bool,
-    /// By which that of a server's disk is waited for.
-    fence: Option<Fence>,
-    /// When a process was first told to ask again.
-    waits: Option<Instant>,
-    /// Why it could not be opened last, and when that is tried again.
-    trouble: Option<(ImageError, Instant)>,
-}
-
-impl Disk {
-    /// Of which nothing is known but what it is for.
-    const fn new(spec: ImageSpec, name: String) -> Self {
-        Self {
-            spec,
-            name,
-            identity: (0, 0),
-            machine: None,
-            served: false,
-            fence: None,
-            waits: None,
-            trouble: None,
-        }
-    }
-
-    /// Opens it, for one process.
-    fn open(&mut self, seat: Seat) -> Result<Result<Opened, Busy>, ImageError> {
-        let opened = match open(&self.spec, seat)? {
-            Ok(opened) => opened,
-            busy => return Ok(busy),
-        };
-        if self.spec.format == ImageFormat::Nbd {
-            let fence = Fence::new(&opened.file).map_err(|error| ImageError::System {
-                target: self.spec.target.clone(),
-                op: "dup".to_owned(),
-                errno: error.raw_os_error().unwrap_or(0),
-            })?;
-            self.fence = Some(fence);
-        }
-        self.served = true;
-        self.waits = None;
-        self.trouble = None;
-        self.identity = opened.identity;
-        Ok(Ok(opened))
-    }
-
-    /// An attempt to open it failed: whether another is to follow.
-    fn tries_again(&mut self, error: &ImageError, took: Duration, patience: Duration) -> bool {
-        let last = self.trouble.take();
-        if !error.may_pass() || !self.may_wait(patience) {
-            return false;
-        }
-        if last.is_none_or(|(last, _)| last != *error) {
-            tracing::warn!("{}: {error}: tried again for {patience:?}", self.name);
-        }
-        self.trouble = Some((error.clone(), Instant::now() + took * REST));
-        true
-    }
-
-    /// Whether its image is this one: a server's by its address.
-    fn has(&self, identity: Identity, spec: &ImageSpec) -> bool {
-        match spec.format {
-            ImageFormat::Nbd => {
-                self.spec.format == ImageFormat::Nbd && self.spec.target == spec.target
-            }
-            _ => identity != (0, 0) && self.identity == identity,
-        }
-    }
-
-    /// Whether whoever asks may go on asking. Once that is refused a new time begins.
-    fn may_wait(&mut self, patience: Duration) -> bool {
-        let since = *self.waits.get_or_insert_with(Instant::now);
-        let may = since.elapsed() < patience;
-        if !may {
-            self.waits = None;
-        }
-        may
-    }
-}
-
-/// What was a disk's until just now.
-#[derive(Debug)]
-struct Parted {
-    disk: Disk,
-    since: Instant,
-}
-
-impl Parted {
-    /// Whether something of it may still be under way.
-    fn is_under_way(&mut self) -> bool {
-        let fence = self.disk.fence.as_mut();
-        self.since.elapsed() < PARTING && fence.is_none_or(|fence| !fence.is_over())
-    }
 }
 
 /// The images of all disks, by backend directory.
@@ -166,101 +47,6 @@ fn vdev(backend: &str) -> Option<&str> {
 fn random(name: &str) -> String {
     // Without one, devices of other machines might be waited for.
     std::fs::read_to_string(Path::new("/proc/sys/kernel/random").join(name)).unwrap_or_default()
-}
-
-fn open(spec: &ImageSpec, seat: Seat) -> Result<Result<Opened, Busy>, ImageError> {
-    let format = || spec.format.name().to_owned();
-    let target = || spec.target.clone();
-    if spec.shared && spec.format == ImageFormat::Qcow2 {
-        return Err(ImageError::Shared {
-            target: target(),
-            format: format(),
-        });
-    }
-    let count = spec.backing.len();
-    if count > BACKING_MAX || (count > 0 && spec.format != ImageFormat::Qcow2) {
-        return Err(ImageError::Backing {
-            target: target(),
-            format: format(),
-            count,
-        });
-    }
-    match spec.format {
-        ImageFormat::Nbd => return connect(spec).map(Ok),
-        ImageFormat::Empty => return nothing().map(Ok),
-        ImageFormat::Raw | ImageFormat::Qcow2 => {}
-    }
-    let wish = Wish {
-        target: &spec.target,
-        format: spec.format,
-        what: match (spec.read_only, spec.shared) {
-            (true, _) => Use::Read,
-            (false, false) => Use::Write,
-            (false, true) => Use::ShareWrites(seat),
-        },
-        cache: spec.cache,
-    };
-    let top = match open::open(&wish)? {
-        Ok(top) => top,
-        Err(busy) => return Ok(Err(busy)),
-    };
-    let mut backing = Vec::with_capacity(count);
-    for below in &spec.backing {
-        let wish = Wish {
-            target: &below.target,
-            format: below.format,
-            what: Use::Read,
-            cache: spec.cache,
-        };
-        match open::open(&wish)? {
-            Ok(one) => backing.push(one.file),
-            Err(busy) => return Ok(Err(busy)),
-        }
-    }
-    Ok(Ok(Opened {
-        file: top.file,
-        backing,
-        bytes: top.bytes,
-        identity: top.identity,
-    }))
-}
-
-/// For a drive without a medium: as for all disks, a descriptor.
-fn nothing() -> Result<Opened, ImageError> {
-    const NOTHING: &str = "/dev/null";
-    let file = File::open(NOTHING).map_err(|error| ImageError::System {
-        target: NOTHING.into(),
-        op: "open".to_owned(),
-        errno: error.raw_os_error().unwrap_or(0),
-    })?;
-    Ok(Opened {
-        file,
-        backing: Vec::new(),
-        bytes: 0,
-        identity: (0, 0),
-    })
-}
-
-fn connect(spec: &ImageSpec) -> Result<Opened, ImageError> {
-    let text = spec.target.to_string_lossy();
-    let address: Address = text.parse().map_err(|why| ImageError::Address {
-        target: spec.target.clone(),
-        why,
-    })?;
-    let connection = address.connect().map_err(|error| ImageError::System {
-        target: spec.target.clone(),
-        op: match error.raw_os_error() {
-            Some(_) => "connect".to_owned(),
-            None => format!("connect: {error}"),
-        },
-        errno: error.raw_os_error().unwrap_or(0),
-    })?;
-    Ok(Opened {
-        file: connection.into(),
-        backing: Vec::new(),
-        bytes: 0,
-        identity: address.identity(),
-    })
 }
 
 impl Images {
@@ -337,16 +123,14 @@ impl Images {
         spec: ImageSpec,
         name: String,
     ) -> Result<bool, ImageError> {
-        match open(&spec, self.seat(backend))? {
+        match Opened::by(&spec, self.seat(backend))? {
             Err((_, identity)) if self.is_parted(identity, &spec) => Ok(false),
             Err((conflict, identity)) => {
                 Err(self.in_use(&spec.target, conflict, identity, backend))
             }
             Ok(Opened { identity, .. }) => {
-                let disk = Disk {
-                    identity,
-                    ..Disk::new(spec, name)
-                };
+                let mut disk = Disk::new(spec, name);
+                disk.identity = identity;
                 self.disks.insert(backend.to_owned(), disk);
                 Ok(true)
             }
@@ -455,7 +239,7 @@ impl Images {
             return Ok(Asked::Later);
         };
         let began = Instant::now();
-        if connected && matches!(disk.trouble, Some((_, until)) if began < until) {
+        if connected && disk.rests(began) {
             return Ok(Asked::Later);
         }
         match disk.open(seat) {
