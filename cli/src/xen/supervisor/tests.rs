@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use ringfence_blkback::service::Toolstack;
 use ringfence_core::DomId;
@@ -68,11 +69,37 @@ fn a_failed_process_is_followed_by_another_until_one_ends_well() {
 }
 
 /// A file to which a process of the name writes when it is up, which is when it is read.
-fn up(dir: &Dir) -> std::path::PathBuf {
+fn up(dir: &Dir) -> PathBuf {
     let up = dir.path("up");
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, &up, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     up
+}
+
+/// A script of a process that is up, which it says there, until it is told to end.
+fn until_told(up: &Path) -> String {
+    format!(
+        "sleep 1000 & trap 'kill $!; exit 0' TERM; echo up >{}; wait",
+        up.display()
+    )
+}
+
+/// Runs a supervisor, which `stop` tells to end and `asked` to go on with `next`, and does something when its process is up.
+fn run(
+    [script, next]: [&str; 2],
+    up: &Path,
+    [stop, asked]: [UnixStream; 2],
+    then: impl FnOnce(),
+) -> Ended {
+    let reload = Reload::of(asked).unwrap();
+    let ended = std::thread::scope(|scope| {
+        let supervisor = supervisor(script, RestartPolicy::OnFailure);
+        let running = scope.spawn(|| supervisor.run(stop.as_fd(), &reload, next.as_ref()));
+        assert_eq!(fs::read_to_string(up).unwrap(), "up\n");
+        then();
+        running.join().unwrap()
+    });
+    ended.unwrap()
 }
 
 #[test]
@@ -80,39 +107,26 @@ fn who_is_told_to_end_ends_its_process_and_starts_no_other() {
     let dir = Dir::new("stop");
     let up = up(&dir);
     let script = format!("echo up >{}; exec sleep 1000", up.display());
-    let (mut quiet, stop) = UnixStream::pair().unwrap();
-    let ended = std::thread::scope(|scope| {
-        let supervisor = supervisor(&script, RestartPolicy::OnFailure);
-        let running = scope.spawn(|| supervisor.run(stop.as_fd(), &quiet_reload(), NEXT.as_ref()));
-        assert_eq!(fs::read_to_string(&up).unwrap(), "up\n");
-        quiet.write_all(b"x").unwrap();
-        running.join().unwrap()
+    let (mut end, stop) = UnixStream::pair().unwrap();
+    let (_quiet, asked) = UnixStream::pair().unwrap();
+    let ended = run([&script, NEXT], &up, [stop, asked], || {
+        end.write_all(b"x").unwrap();
     });
-    assert_eq!(ended.unwrap(), Ended::Exit(Exit::Code(0)));
+    assert_eq!(ended, Ended::Exit(Exit::Code(0)));
 }
 
 /// Runs a supervisor of a process that ends well when told to, and asks it to go on with `next`, and then maybe to end.
 fn replaced(name: &str, next: &str, then_stop: bool) -> Ended {
     let dir = Dir::new(name);
     let up = up(&dir);
-    let script = format!(
-        "sleep 1000 & trap 'kill $!; exit 0' TERM; echo up >{}; wait",
-        up.display()
-    );
     let (mut end, stop) = UnixStream::pair().unwrap();
     let (mut ask, asked) = UnixStream::pair().unwrap();
-    let reload = Reload::of(asked).unwrap();
-    let ended = std::thread::scope(|scope| {
-        let supervisor = supervisor(&script, RestartPolicy::OnFailure);
-        let running = scope.spawn(|| supervisor.run(stop.as_fd(), &reload, next.as_ref()));
-        assert_eq!(fs::read_to_string(&up).unwrap(), "up\n");
+    run([&until_told(&up), next], &up, [stop, asked], || {
         ask.write_all(b"xx").unwrap();
         if then_stop {
             end.write_all(b"x").unwrap();
         }
-        running.join().unwrap()
-    });
-    ended.unwrap()
+    })
 }
 
 #[test]
@@ -139,40 +153,24 @@ fn who_is_told_to_end_while_its_process_finishes_for_another_ends() {
     );
     let (mut end, stop) = UnixStream::pair().unwrap();
     let (mut ask, asked) = UnixStream::pair().unwrap();
-    let reload = Reload::of(asked).unwrap();
     let says = || fs::read_to_string(&up).unwrap();
-    let ended = std::thread::scope(|scope| {
-        let supervisor = supervisor(&script, RestartPolicy::OnFailure);
-        let run = || supervisor.run(stop.as_fd(), &reload, "/bin/true".as_ref());
-        let running = scope.spawn(run);
-        assert_eq!(says(), "up\n");
+    let ended = run([&script, "/bin/true"], &up, [stop, asked], || {
         ask.write_all(b"x").unwrap();
         assert_eq!(says(), "told 1\n");
         end.write_all(b"x").unwrap();
         assert_eq!(says(), "told 2\n");
-        running.join().unwrap()
     });
-    assert_eq!(ended.unwrap(), Ended::Exit(Exit::Code(0)));
+    assert_eq!(ended, Ended::Exit(Exit::Code(0)));
 }
 
 #[test]
 fn who_is_asked_for_another_and_told_to_end_at_once_ends() {
     let dir = Dir::new("both");
     let up = up(&dir);
-    let script = format!(
-        "sleep 1000 & trap 'kill $!; exit 0' TERM; echo up >{}; wait",
-        up.display()
-    );
-    let (mut ask, asked) = UnixStream::pair().unwrap();
-    // One byte is both.
-    let reload = Reload::of(asked.try_clone().unwrap()).unwrap();
-    let ended = std::thread::scope(|scope| {
-        let supervisor = supervisor(&script, RestartPolicy::OnFailure);
-        let run = || supervisor.run(asked.as_fd(), &reload, "/bin/true".as_ref());
-        let running = scope.spawn(run);
-        assert_eq!(fs::read_to_string(&up).unwrap(), "up\n");
-        ask.write_all(b"x").unwrap();
-        running.join().unwrap()
+    let (mut both, asked) = UnixStream::pair().unwrap();
+    let stop = asked.try_clone().unwrap();
+    let ended = run([&until_told(&up), "/bin/true"], &up, [stop, asked], || {
+        both.write_all(b"x").unwrap();
     });
-    assert_eq!(ended.unwrap(), Ended::Exit(Exit::Code(0)));
+    assert_eq!(ended, Ended::Exit(Exit::Code(0)));
 }

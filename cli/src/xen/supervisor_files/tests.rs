@@ -110,6 +110,13 @@ impl Desk {
         }
     }
 
+    /// Asks a few times for what somebody is in the way of.
+    fn is_kept_waiting(&mut self, dir: &str) {
+        for _ in 0..3 {
+            assert_eq!(self.files.image(dir).0, Answer::Later);
+        }
+    }
+
     /// Asks until nobody is in the way: a process that another test is just starting may have what was dropped for a moment.
     fn wait(&mut self, dir: &str) {
         let mut given = || self.files.image(dir).0;
@@ -286,9 +293,7 @@ fn an_image_whose_user_died_is_waited_for_and_one_in_use_is_refused() {
     let (_, held) = desk.ask(first).unwrap();
     desk.files.process_died(Exit::Signal(9));
     // Its I/O goes on: what it had open is still there.
-    for _ in 0..3 {
-        assert_eq!(desk.files.image(first).0, Answer::Later);
-    }
+    desk.is_kept_waiting(first);
     drop(held);
     desk.wait(first);
 }
@@ -302,9 +307,7 @@ fn an_image_that_others_write_to_as_well_is_waited_for_by_its_own_disk_only() {
     let (_, held) = desk.ask(first).unwrap();
     desk.ask(second).unwrap();
     desk.files.process_died(Exit::Signal(9));
-    for _ in 0..3 {
-        assert_eq!(desk.files.image(first).0, Answer::Later);
-    }
+    desk.is_kept_waiting(first);
     desk.ask(second).unwrap();
     // So it is for another supervisor of this domain.
     let mut next = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
