@@ -271,6 +271,15 @@ image_passes() {
   done
 }
 
+# save_here NAME: to a file, and restored from it once nothing is left of its domain
+save_here() {
+  local -; set +x
+  xl save $1 /images/$1.save || return 1
+  until_true 20 only_dom0
+  xl restore /images/$1.save || return 1
+  rm /images/$1.save
+}
+
 # migrate_here NAME: to this machine, with what xl would have had ssh do on another one. From then on guest_log shows what the
 # guest says after that: its console has the name that it has while it arrives.
 migrate_here() {

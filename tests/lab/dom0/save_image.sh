@@ -10,11 +10,8 @@ if [ "${times:-2}" = 3 ]; then
 fi
 for time in 1 2; do
   wait_log saved "disk 51728: round ${time}2" 60
-  xl save saved /images/saved
-  until_true 20 only_dom0
-  xl restore /images/saved
+  save_here saved
   wait_log saved "goes on as domain $(xl domid saved)" 30
-  rm /images/saved
 done
 image_passes saved 51728
 # Requests were under way each time.

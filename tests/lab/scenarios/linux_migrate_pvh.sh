@@ -6,4 +6,5 @@
 # thread: single
 # seconds: 300
 linux_blkback
-. /lab/migrate_pvh.sh
+by=migrate_here
+. /lab/taken_along.sh

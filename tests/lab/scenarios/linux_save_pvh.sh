@@ -6,4 +6,5 @@
 # thread: single
 # seconds: 240
 linux_blkback
-. /lab/save_pvh.sh
+by=save_here
+. /lab/taken_along.sh

@@ -8,5 +8,6 @@
 # seconds: 300
 export RUST_LOG=info
 ringfence_backend
-. /lab/migrate_pvh.sh
+by=migrate_here
+. /lab/taken_along.sh
 grep 'another domain of the same machine' /run/ringfence.log

@@ -3,18 +3,5 @@
 # needs: ringfence
 # seconds: 240
 ringfence_backend
-image=$(disk_image a.img 32)
-mark
-type=pv vcpus=2 memory=256 guest g1 "$(disk $image xvda)"
-in_guest g1 30 'wait_disk xvda'
-job=$(start_in g1 'fio_verify /dev/xvda 16 --loops=4')
-sleep 3
-xl save g1 /images/g1.save
-until_true 20 only_dom0
-xl restore /images/g1.save
-rm /images/g1.save
-wait_in g1 $job 120
-in_guest g1 30 'random_data xvda 4'
-same_data $image 4 g1 xvda
-guest_off g1
-back_to_mark
+by=save_here type=pv vcpus=2 mib=16 loops=4
+. /lab/taken_along.sh

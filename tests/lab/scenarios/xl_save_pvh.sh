@@ -7,4 +7,5 @@
 # thread: single
 # seconds: 240
 ringfence_backend
-. /lab/save_pvh.sh
+by=save_here
+. /lab/taken_along.sh
