@@ -33,6 +33,14 @@ impl Images {
         self.0.path().join(name)
     }
 
+    /// An empty raw image to be below others.
+    fn base(&self) -> PathBuf {
+        let path = self.path("base.raw");
+        let file = File::create(&path).expect("a file");
+        file.set_len(SECTORS * 512).expect("a size");
+        path
+    }
+
     fn create(&self, name: &str, more: &[&str], size: u64) -> PathBuf {
         let path = self.path(name);
         let size = size.to_string();
@@ -105,6 +113,18 @@ fn refused(path: &Path, below: Vec<Below>) -> Qcow2Error {
     }
 }
 
+/// Each check of the suite gets a disk of its own, made under the name given, whose image QEMU finds in order afterwards.
+fn pass(images: &Images, name: &str, mut make: impl FnMut(&str) -> Qcow2) {
+    let mut made = Vec::new();
+    suite::run(&mut || {
+        made.push(format!("{name}-{}", made.len()));
+        Box::new(make(&made[made.len() - 1]))
+    });
+    for name in made {
+        check(&images.path(&name));
+    }
+}
+
 #[test]
 fn every_cluster_size_and_both_versions() {
     let Some(images) = Images::new() else { return };
@@ -117,16 +137,10 @@ fn every_cluster_size_and_both_versions() {
     .into_iter()
     .enumerate()
     {
-        let mut made = 0;
-        suite::run(&mut || {
-            made += 1;
-            let name = format!("{number}-{made}");
-            let path = images.create(&name, &["-o", options], SECTORS * 512);
-            Box::new(Qcow2::new(rw(&path), Vec::new(), false).expect("a disk"))
+        pass(&images, &number.to_string(), |name| {
+            let path = images.create(name, &["-o", options], SECTORS * 512);
+            Qcow2::new(rw(&path), Vec::new(), false).expect("a disk")
         });
-        for made in 1..=made {
-            check(&images.path(&format!("{number}-{made}")));
-        }
     }
 }
 
@@ -134,46 +148,25 @@ fn every_cluster_size_and_both_versions() {
 #[test]
 fn images_past_the_page_cache() {
     let Some(images) = Images::new() else { return };
-    let base = images.path("base.raw");
-    File::create(&base)
-        .and_then(|file| file.set_len(SECTORS * 512))
-        .expect("a file");
-    let mut made = 0;
-    suite::run(&mut || {
-        made += 1;
-        let name = format!("top-{made}");
-        let top = images.create(&name, &["-b", "base.raw", "-F", "raw"], 0);
+    let base = images.base();
+    pass(&images, "top", |name| {
+        let top = images.create(name, &["-b", "base.raw", "-F", "raw"], 0);
         let below = vec![Below::Raw(direct(&base, false))];
-        Box::new(Qcow2::new(direct(&top, true), below, false).expect("a disk"))
+        Qcow2::new(direct(&top, true), below, false).expect("a disk")
     });
-    for made in 1..=made {
-        check(&images.path(&format!("top-{made}")));
-    }
 }
 
 #[test]
 fn an_overlay_passes_the_suite_too() {
     let Some(images) = Images::new() else { return };
-    let base = images.path("base.raw");
-    File::create(&base)
-        .and_then(|file| file.set_len(SECTORS * 512))
-        .expect("a file");
-    let mut made = 0;
-    suite::run(&mut || {
-        made += 1;
-        let (middle, top) = (format!("middle-{made}"), format!("top-{made}"));
-        let middle = images.create(&middle, &["-b", "base.raw", "-F", "raw"], 0);
-        let top = images.create(
-            &top,
-            &["-b", middle.to_str().expect("text"), "-F", "qcow2"],
-            0,
-        );
-        let below = vec![Below::Qcow2(ro(&middle)), Below::Raw(ro(&base))];
-        Box::new(Qcow2::new(rw(&top), below, false).expect("a disk"))
+    let base = images.base();
+    pass(&images, "top", |name| {
+        let middle = format!("middle-{name}");
+        let path = images.create(&middle, &["-b", "base.raw", "-F", "raw"], 0);
+        let top = images.create(name, &["-b", &middle, "-F", "qcow2"], 0);
+        let below = vec![Below::Qcow2(ro(&path)), Below::Raw(ro(&base))];
+        Qcow2::new(rw(&top), below, false).expect("a disk")
     });
-    for made in 1..=made {
-        check(&images.path(&format!("top-{made}")));
-    }
     let bytes = std::fs::read(&base).expect("reads");
     assert!(bytes.iter().all(|byte| *byte == 0), "nothing below changed");
 }

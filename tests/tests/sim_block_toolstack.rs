@@ -472,16 +472,11 @@ fn a_frontend_that_may_not_be_read_yet_is_waited_for() {
         xl.write(&guest, "physical-device-path", "/images/a.img");
         let front = guest.sim.domid();
         let (dir, state) = (guest.dir.clone(), format!("{}/state", guest.dir));
-        let perms = |reader: Option<Perm>| {
-            [Some(Perm::owner(front)), reader]
-                .into_iter()
-                .flatten()
-                .collect::<Vec<_>>()
-        };
+        let own = Perm::owner(front);
         for path in [&dir, &state] {
             guest
                 .store
-                .set_perms(Tx::NONE, path, &perms(None))
+                .set_perms(Tx::NONE, path, &[own])
                 .expect("its own");
         }
         guest.publish();
@@ -492,7 +487,7 @@ fn a_frontend_that_may_not_be_read_yet_is_waited_for() {
             let path = format!("{dir}{node}");
             guest
                 .store
-                .set_perms(Tx::NONE, &path, &perms(Some(Perm::read(BACK))))
+                .set_perms(Tx::NONE, &path, &[own, Perm::read(BACK)])
                 .expect("its own");
         }
         guest.set("state", "3");

@@ -10,7 +10,7 @@ use ringfence_core::wire::blkif::{Convention, Op, Status};
 use ringfence_ring::layout::HEADER;
 use ringfence_ring::{Front, RingMem as _};
 use ringfence_sim::Crash;
-use ringfence_tests::blkback_rig::{BACK, Guest, Rig, backend_dir, read, request, write};
+use ringfence_tests::blkback_rig::{BACK, Guest, Rig, backend_dir, read, write};
 
 /// The first word after the header's fixed ones: the head of the first queue, and in it how far requests were taken.
 const REQ_CONS: usize = 32 + 9;
@@ -448,78 +448,6 @@ fn a_frontend_that_makes_another_ring_while_its_nodes_are_read_has_its_disk() {
             ("4", String::new()),
             "step {step}"
         );
-    }
-}
-
-#[test]
-fn a_failed_flush_is_not_forgotten_with_its_process() {
-    let mut rig = rig();
-    let mut guest = rig.connected(7, "w");
-    let disk = rig.disks.of(&guest.back_dir);
-    let flush = request(3, Op::FLUSH_DISKCACHE, 0, &[]);
-    assert_eq!(guest.ask(&mut rig, &flush), Status::OKAY);
-    disk.borrow_mut().fail_flush = true;
-    assert_eq!(guest.ask(&mut rig, &flush), Status::ERROR);
-    disk.borrow_mut().fail_flush = false;
-    let mut rig = rig.restarted();
-    assert_eq!(guest.ask(&mut rig, &flush), Status::ERROR);
-    // Nor with its connection.
-    guest.reset(&mut rig);
-    guest.connect(&mut rig);
-    assert_eq!(guest.ask(&mut rig, &flush), Status::ERROR);
-    assert_eq!(
-        guest.ask(&mut rig, &read(4, 0, guest.page.grant_ref())),
-        Status::OKAY
-    );
-}
-
-#[test]
-fn a_failed_flush_is_not_forgotten_with_a_connection_that_could_not_be_made() {
-    let mut rig = rig();
-    let mut guest = rig.connected(7, "w");
-    let disk = rig.disks.of(&guest.back_dir);
-    let flush = request(3, Op::FLUSH_DISKCACHE, 0, &[]);
-    disk.borrow_mut().fail_flush = true;
-    assert_eq!(guest.ask(&mut rig, &flush), Status::ERROR);
-    disk.borrow_mut().fail_flush = false;
-    guest.reset(&mut rig);
-    guest.publish();
-    guest.set("ring-ref", "99999");
-    guest.set("state", "3");
-    rig.settle();
-    let error = rig.error(&guest);
-    assert!(error.contains("ring-ref 99999"), "{error}");
-    let mut rig = rig.restarted();
-    guest.reset(&mut rig);
-    guest.connect(&mut rig);
-    assert_eq!(guest.ask(&mut rig, &flush), Status::ERROR);
-}
-
-#[test]
-fn a_failed_flush_is_forgotten_with_its_device() {
-    let mut rig = rig();
-    let mut guest = rig.connected(7, "w");
-    let disk = rig.disks.of(&guest.back_dir);
-    let flush = request(3, Op::FLUSH_DISKCACHE, 0, &[]);
-    disk.borrow_mut().fail_flush = true;
-    assert_eq!(guest.ask(&mut rig, &flush), Status::ERROR);
-    disk.borrow_mut().fail_flush = false;
-    guest.close(&mut rig);
-    rig.remove(&guest);
-    rig.settle();
-    let mut guest = rig.connected(7, "w");
-    assert_eq!(guest.ask(&mut rig, &flush), Status::OKAY);
-}
-
-#[test]
-fn what_nobody_writes_to_has_nothing_to_lose() {
-    let mut rig = rig();
-    let mut guest = rig.connected(7, "r");
-    let disk = rig.disks.of(&guest.back_dir);
-    let flush = request(3, Op::FLUSH_DISKCACHE, 0, &[]);
-    for fail in [true, false] {
-        disk.borrow_mut().fail_flush = fail;
-        assert_eq!(guest.ask(&mut rig, &flush), Status::OKAY);
     }
 }
 
