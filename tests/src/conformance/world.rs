@@ -102,6 +102,19 @@ pub(super) fn until<W: World>(world: &W, what: &str, holds: impl Fn() -> bool) {
     }
 }
 
+/// Whether a channel that is certain to ring does, in ten seconds at most: how long a bell is under way is a system's own business.
+pub(super) fn heard<W: World>(world: &W, channel: &<W::Platform as Platform>::Channel) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if world.rung(channel) {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+    }
+}
+
 /// The suite's three domains and a page or a port between two of them say little without their numbers.
 pub(super) fn domids<W: World>(world: &W) -> [DomId; 3] {
     [Who::A, Who::B, Who::C].map(|who| world.domain(who).domid())
