@@ -5,10 +5,10 @@ use crate::meter::Outcome;
 use crate::ours::Disk;
 use crate::report::{self, median};
 use crate::{Options, ours, peer};
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::Serialize;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
 
 #[derive(Serialize)]
 struct Row {
@@ -21,32 +21,15 @@ struct Row {
     peer_command: &'static str,
 }
 
-/// A file with all its blocks; removed when dropped.
-pub(crate) struct Written(PathBuf);
-
-impl Written {
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
+/// A file with all its blocks.
+pub(crate) fn written(options: &Options) -> Result<NamedTempFile> {
+    let mut file = options.temporary()?;
+    let block = vec![0x5A; 1 << 20];
+    for _ in 0..DISK >> 20 {
+        file.write_all(&block)?;
     }
-
-    pub(crate) fn new(options: &Options) -> Result<Self> {
-        let dir = options.dir.clone().unwrap_or_else(std::env::temp_dir);
-        let path = dir.join(format!("ringfence-block-bench-{}-file", std::process::id()));
-        let mut file = std::fs::File::create(&path).with_context(|| path.display().to_string())?;
-        let written = Self(path);
-        let block = vec![0x5A; 1 << 20];
-        for _ in 0..DISK >> 20 {
-            file.write_all(&block)?;
-        }
-        file.sync_all()?;
-        Ok(written)
-    }
-}
-
-impl Drop for Written {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
+    file.as_file().sync_all()?;
+    Ok(file)
 }
 
 /// Measures and prints.
@@ -54,7 +37,7 @@ impl Drop for Written {
 /// # Errors
 /// A process or a request fails, or the file system has no room or no `O_DIRECT`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let file = Written::new(options)?;
+    let file = written(options)?;
     let load = options.load(Waiting::Events, options.depth.unwrap_or(32));
     let mut rows = Vec::new();
     for (operation, write) in [("read", false), ("write", true)] {

@@ -13,12 +13,21 @@ mod peer;
 mod qcow2;
 mod report;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Parser;
 use load::{Load, Placement, Waiting};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
+use tempfile::{Builder, NamedTempFile, TempDir};
+
+/// A directory for sockets; removed when dropped.
+fn directory() -> Result<TempDir> {
+    Ok(Builder::new().prefix(PREFIX).tempdir()?)
+}
+
+/// What is made for a measurement is called.
+const PREFIX: &str = "ringfence-block-bench-";
 
 #[derive(Parser)]
 struct Options {
@@ -73,11 +82,22 @@ impl Options {
             Some(way) => std::slice::from_ref(way),
             None => &[Waiting::Events, Waiting::Spin],
         };
-        let depths = self.depth.map_or_else(|| vec![1, 32], |depth| vec![depth]);
+        let depths = self.depths();
         let loads = ways
             .iter()
             .flat_map(|waiting| depths.iter().map(|depth| self.load(*waiting, *depth)));
         loads.collect()
+    }
+
+    fn depths(&self) -> Vec<u16> {
+        self.depth.map_or_else(|| vec![1, 32], |depth| vec![depth])
+    }
+
+    /// A file to be measured on; removed when dropped.
+    fn temporary(&self) -> Result<NamedTempFile> {
+        let dir = self.dir.clone().unwrap_or_else(std::env::temp_dir);
+        let file = Builder::new().prefix(PREFIX).tempfile_in(&dir);
+        file.with_context(|| dir.display().to_string())
     }
 
     fn load(&self, waiting: Waiting, depth: u16) -> Load {

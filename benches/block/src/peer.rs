@@ -11,6 +11,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 const PROGRAM: &str = "qemu-storage-daemon";
 /// What is tried when its thread may spin: its default, longer than any answer takes here, and between.
@@ -86,16 +87,14 @@ pub fn command_line(waiting: Waiting, poll: u64) -> String {
 /// The daemon, on its processor; dropping it ends it.
 struct Daemon {
     child: Child,
-    dir: PathBuf,
+    dir: TempDir,
 }
 
 impl Daemon {
     fn start(poll: u64, placement: Placement, serves: Serves<'_>) -> Result<Self> {
-        let dir =
-            std::env::temp_dir().join(format!("ringfence-block-bench-{}", std::process::id()));
-        std::fs::create_dir_all(&dir)?;
+        let dir = crate::directory()?;
         // We listen and it accepts: a client may connect before the daemon is up.
-        let listener = OwnedFd::from(UnixListener::bind(dir.join("sock"))?);
+        let listener = OwnedFd::from(UnixListener::bind(dir.path().join("sock"))?);
         // It finds the socket under a number that its command line names, whatever ours is.
         let script = format!("exec \"$0\" \"$@\" {SOCKET_FD}<&{}", listener.as_raw_fd());
         rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty())?;
@@ -110,7 +109,7 @@ impl Daemon {
     }
 
     fn socket(&self) -> PathBuf {
-        self.dir.join("sock")
+        self.dir.path().join("sock")
     }
 }
 
@@ -118,7 +117,6 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 

@@ -58,11 +58,16 @@ impl Disks for Opened {
         stats: &Arc<Stats>,
     ) -> Result<Asked<OpenDisk>, DiskError> {
         // Also where nothing is stored: the journal is for an image that is open.
-        let asked = self.files.open(backend_dir, read_only, stats)?;
-        asked.try_map(|disk| match self.options.disk {
-            Disk::Null => Ok(Box::new(Null::new(SectorCount::new(DISK / 512))).into()),
-            Disk::File | Disk::Qcow2 => Ok(disk),
+        Ok(match self.files.open(backend_dir, read_only, stats)? {
+            Asked::Open(_) if self.options.disk == Disk::Null => {
+                Asked::Open(Box::new(Null::new(SectorCount::new(DISK / 512))).into())
+            }
+            asked => asked,
         })
+    }
+
+    fn abandon(&mut self, backend_dir: &str) {
+        self.files.abandon(backend_dir);
     }
 
     fn journal(&mut self, backend_dir: &str) -> Result<Option<Kept>, DiskError> {
@@ -75,8 +80,16 @@ impl Disks for Opened {
         Ok(Some(Kept { record, image }))
     }
 
+    fn forget(&mut self, backend_dir: &str) {
+        self.files.forget(backend_dir);
+    }
+
     fn wake(&self) -> Option<BorrowedFd<'_>> {
         self.files.wake()
+    }
+
+    fn moved(&mut self) -> bool {
+        self.files.moved()
     }
 }
 

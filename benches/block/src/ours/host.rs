@@ -11,10 +11,11 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 /// A broker; dropping it ends its domains.
 pub struct Host {
-    dir: PathBuf,
+    dir: TempDir,
     client: Client,
     broker: Option<std::thread::JoinHandle<std::io::Result<()>>>,
 }
@@ -59,10 +60,8 @@ impl Domain {
 impl Host {
     /// Starts a broker.
     pub fn start() -> Result<Self> {
-        let dir =
-            std::env::temp_dir().join(format!("ringfence-block-bench-{}-ours", std::process::id()));
-        std::fs::create_dir_all(&dir)?;
-        let run = RunDir::resolve(Some(&dir.join("run")))?;
+        let dir = crate::directory()?;
+        let run = RunDir::resolve(Some(&dir.path().join("run")))?;
         let mut broker = Broker::with_program(run.clone(), std::env::current_exe()?)?;
         let mut quotas = Quotas::DEFAULT;
         // By Xen's a driver domain has room for fifty disks.
@@ -119,7 +118,10 @@ impl Host {
     /// A guest.
     pub fn front(&self, name: &str, options: &FrontOptions) -> Result<Domain> {
         let mut argv = options.arguments();
-        argv.push(format!("--run-dir={}", self.dir.join("run").display()));
+        argv.push(format!(
+            "--run-dir={}",
+            self.dir.path().join("run").display()
+        ));
         self.domain(name, DomainKind::Guest, &argv, RestartPolicy::Never)
     }
 
@@ -134,7 +136,7 @@ impl Host {
 
     /// An image with nothing in it.
     pub fn image(&self, bytes: u64) -> Result<PathBuf> {
-        let path = self.dir.join("image");
+        let path = self.dir.path().join("image");
         std::fs::File::create(&path)?.set_len(bytes)?;
         Ok(path.canonicalize()?)
     }
@@ -174,6 +176,5 @@ impl Drop for Host {
     fn drop(&mut self) {
         let _ = self.client.shutdown();
         let _ = self.broker.take().map(std::thread::JoinHandle::join);
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
