@@ -1,8 +1,9 @@
 //! A driver domain whose process has several threads: each has its share of the devices, and none disturbs what must be alone.
 
+use ringfence_blkback::service::{DeviceId, RingId};
 use ringfence_core::platform::Granted;
-use ringfence_core::wire::blkif::Status;
-use ringfence_tests::blkback_rig::{Guest, Rig, write};
+use ringfence_core::wire::blkif::{Op, Status};
+use ringfence_tests::blkback_rig::{BACK, BUDGET, Guest, OtherRing, Rig, request, write};
 
 /// Two guests, of which each has a thread of its own, with so many writes at the disk of each, which keeps them.
 fn in_flight(rig: &mut Rig, writes: u64) -> [Guest; 2] {
@@ -108,6 +109,53 @@ fn a_suspect_is_alone_also_when_a_disk_comes() {
         rig.settle();
         assert_eq!(late.answers().len(), 2);
     }
+}
+
+#[test]
+fn a_suspect_does_not_wait_for_a_barrier_of_another_thread_that_cannot_go_on_beside_it() {
+    let mut rig = Rig::in_threads(2);
+    rig.disks.keep_journals();
+    let suspect = rig.in_flight(7, 1);
+    let disk = rig.disks.of(&suspect.back_dir);
+    let mut rig = rig.restarted();
+    rig.settle();
+    let mut rig = rig.restarted();
+    rig.disks.withhold(&suspect.back_dir, true);
+    rig.settle();
+    let mut guest = rig.attach(8, 51712, "w");
+    rig.settle();
+    let mut rings = guest.publish_queues(2, 0);
+    guest.set("state", "3");
+    rig.settle();
+    assert_eq!(rig.state(&guest), "4", "{}", rig.error(&guest));
+    rig.disks.withhold(&suspect.back_dir, false);
+    let gref = guest.page.grant_ref();
+    let barrier = request(1, Op::WRITE_BARRIER, 0, &[(gref, 0, 7)]);
+    assert!(rings[0].push(&barrier));
+    assert!(rings[1].push(&write(2, 8, gref)));
+    rings[1].show();
+    rings[0].kick();
+    // The barrier is taken, and before what is older on the other ring can be, nothing may be any more.
+    let device = DeviceId::from_backend_dir(BACK, &guest.back_dir).expect("a device");
+    let ring = RingId { device, queue: 0 };
+    let now = rig.now;
+    let mut threads = [&mut rig.service, &mut rig.others[0]];
+    for service in &mut threads {
+        let _ = service.rung(ring, BUDGET, now);
+    }
+    for service in &mut threads {
+        service.ask_again();
+        service.control().expect("a store");
+        let _ = service.serve(0, now);
+    }
+    rig.settle();
+    assert_eq!(disk.borrow().held(), 1, "alone");
+    disk.borrow_mut().release();
+    rings.iter_mut().for_each(OtherRing::kick);
+    rig.settle();
+    let ids =
+        |ring: &mut OtherRing| -> Vec<u64> { ring.answers().iter().map(|it| it.id).collect() };
+    assert_eq!([ids(&mut rings[0]), ids(&mut rings[1])], [vec![1], vec![2]]);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use ringfence_blkback::service::{DeviceId, RingId};
 use ringfence_core::platform::Granted;
-use ringfence_core::wire::blkif::Status;
-use ringfence_tests::blkback_rig::{BACK, BUDGET, Guest, Rig, write};
+use ringfence_core::wire::blkif::{Op, RequestNative, Status};
+use ringfence_tests::blkback_rig::{BACK, BUDGET, Guest, OtherRing, Rig, request, write};
 
 fn rig() -> Rig {
     let rig = Rig::new();
@@ -136,4 +136,63 @@ fn who_rings_while_a_suspect_is_alone_is_heard_once_and_served_later() {
         "though it does not ring again"
     );
     bystander.round_trip(&mut rig, 4);
+}
+
+/// A guest with two rings.
+fn two_rings(rig: &mut Rig, front: u16) -> (Guest, [OtherRing; 2]) {
+    let mut guest = rig.attach(front, 51712, "w");
+    rig.settle();
+    let rings = guest.publish_queues(2, 0);
+    guest.set("state", "3");
+    rig.settle();
+    assert_eq!(rig.state(&guest), "4", "{}", rig.error(&guest));
+    (guest, rings.try_into().ok().expect("two"))
+}
+
+fn barrier(guest: &Guest, id: u64) -> RequestNative {
+    let page = [(guest.page.grant_ref(), 0, 7)];
+    request(id, Op::WRITE_BARRIER, 64, &page)
+}
+
+fn ids(ring: &mut OtherRing) -> Vec<(u64, Status)> {
+    let answers = ring.answers();
+    answers.iter().map(|it| (it.id, it.status)).collect()
+}
+
+#[test]
+fn a_barrier_that_is_a_suspect_waits_for_the_other_rings_of_its_disk() {
+    for older in [false, true] {
+        let mut rig = rig();
+        let (guest, mut rings) = two_rings(&mut rig, 7);
+        let mut bystander = rig.connected(8, "w");
+        let disk = rig.disks.of(&guest.back_dir);
+        disk.borrow_mut().hold = true;
+        let gref = guest.page.grant_ref();
+        if older {
+            assert!(rings[1].push(&write(1, 8, gref)));
+            rings[1].kick();
+            rig.settle();
+        }
+        assert!(rings[0].push(&write(2, 0, gref)));
+        assert!(rings[0].push(&barrier(&guest, 3)));
+        rings[0].kick();
+        rig.settle();
+        for _ in 0..2 {
+            rig = rig.restarted();
+            rig.settle();
+        }
+        assert_eq!(disk.borrow().held(), 1, "one at a time");
+        assert!(rings[1].push(&write(4, 16, gref)));
+        rings[1].kick();
+        disk.borrow_mut().hold = false;
+        disk.borrow_mut().release();
+        rig.settle();
+        assert_eq!(ids(&mut rings[0]), [(2, Status::OKAY), (3, Status::OKAY)]);
+        let mut others = ids(&mut rings[1]);
+        others.sort_by_key(|(id, _)| *id);
+        let wanted: &[u64] = if older { &[1, 4] } else { &[4] };
+        assert!(others.iter().map(|(id, _)| id).eq(wanted), "{others:?}");
+        assert!(others.iter().all(|(_, status)| *status == Status::OKAY));
+        bystander.round_trip(&mut rig, 4);
+    }
 }

@@ -71,6 +71,12 @@ impl Barriers {
         self.taken.is_some()
     }
 
+    /// Whether it waits for other rings of the device, and nothing of it is at the disk yet.
+    pub(super) fn awaits_others(&self) -> bool {
+        let phase = self.taken.as_ref().map(|open| open.phase);
+        matches!(phase, Some(Phase::Called | Phase::Draining(_)))
+    }
+
     /// Whether nothing may be taken before another ring's barrier is over, which that ring says.
     pub(super) fn forbid(&self) -> bool {
         self.other.is_some_and(|other| other.older == 0)

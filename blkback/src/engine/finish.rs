@@ -16,15 +16,9 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     /// Reaps the disk, copies what was read and answers.
     pub(super) fn finish(&mut self) -> u32 {
         while self.done.len() < self.done.capacity() {
-            let Some(mut done) = self.disk.reap() else {
-                break;
-            };
+            let Some(done) = self.disk.reap() else { break };
             if done.io.op == IoOp::Flush && done.result.is_err() {
-                match self.disk.geometry().read_only {
-                    // Nothing was written that could be lost.
-                    true => done.result = Ok(()),
-                    false => self.journal.flush_lost(),
-                }
+                self.journal.flush_lost();
             }
             if self.continues(&done) {
                 // A read or write comes back with its buffer, which nobody needs any more.

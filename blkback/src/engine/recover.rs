@@ -137,6 +137,11 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         self.is_alone() || self.replays.waiting.iter().any(|replay| replay.suspect)
     }
 
+    /// Whether what is to be alone waits for the other rings of its device.
+    pub fn awaits_others(&self) -> bool {
+        self.barriers.awaits_others()
+    }
+
     /// Whether a suspect is to be left alone with the disk.
     pub(super) fn is_alone(&self) -> bool {
         self.replays.alone && (self.is_at_work() || self.barriers.is_open())

@@ -24,7 +24,8 @@ pub struct QueueHeader {
     pub slots: u16,
 }
 
-/// Who a journal is for: whatever of this is not as the nodes are now, the journal is not for this connection.
+/// Who a journal is for. It says nothing about a connection of another device, with another image or in other units; nor about rings
+/// that are not these, or not laid out so: those the frontend has made since, and nothing was taken from them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {
     /// The frontend's domain.
@@ -44,7 +45,7 @@ pub struct Header {
     pub queues: heapless::Vec<QueueHeader, MAX_QUEUES>,
 }
 
-/// Whether an earlier process got as far as leaving a journal here; of which device is [`Header::read`]'s business.
+/// Whether no earlier process got as far as leaving a journal here; of which device is [`Header::read`]'s business.
 pub fn is_empty<W: Words + ?Sized>(words: &W) -> bool {
     words.load(AT_COMPLETE) == 0
 }

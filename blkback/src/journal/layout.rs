@@ -32,7 +32,7 @@ pub const STAMP: [u64; 2] = [MAGIC, VERSION];
 // The header.
 pub(super) const AT_MAGIC: usize = 0;
 pub(super) const AT_VERSION: usize = 1;
-/// 1 while the rest of the header is complete, [`UNTOUCHED`] if nothing was taken yet.
+/// 1 while the rest of the header is complete, [`UNTOUCHED`] while rings that the frontend made anew are being connected, else 0.
 pub(super) const AT_COMPLETE: usize = 2;
 /// The frontend began anew without us, and no process has taken anything since.
 pub(super) const UNTOUCHED: u64 = 2;

@@ -25,12 +25,12 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
         }
     }
 
-    /// Whether something of this thread is in flight; but for this ring.
+    /// Whether something of this thread is in flight; but for what this ring waits for, or has.
     fn is_at_work(&self, but: RingId) -> bool {
         let mut devices = self.devices.iter();
-        devices.any(|(id, device)| {
-            let queue = (*id == but.device).then_some(but.queue);
-            device.is_at_work(queue)
+        devices.any(|(id, device)| match *id == but.device {
+            true => device.is_at_work_beside(but.queue),
+            false => device.is_at_work(),
         })
     }
 
@@ -48,9 +48,8 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
         }
         let mut finished = true;
         for (id, device) in &mut self.devices {
-            let suspects = device.suspects().is_some();
             // What must be alone is not begun here, nor what waits for it.
-            if suspects && !device.is_at_work(None) {
+            if device.suspects().is_some() && !device.is_at_work() {
                 continue;
             }
             let served = device.serve(&round, Rings::Plain, &mut self.doorbells);
@@ -58,10 +57,7 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
             if served.control {
                 self.dirty.insert(*id);
             }
-            finished &= match suspects {
-                true => !device.is_at_work(None),
-                false => device.is_idle(),
-            };
+            finished &= !device.is_at_work();
         }
         self.list_all();
         if finished {
@@ -71,12 +67,12 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
         turn
     }
 
-    /// All others stay as they are: due, or rung.
+    /// All others stay as they are: due, or rung; but for those that it waits for itself.
     pub(super) fn serve_alone(&mut self, ring: RingId, round: &Round) -> Turn {
         let mut turn = Turn::default();
         if let Some(device) = self.devices.get_mut(&ring.device) {
-            let only = Rings::Only(ring.queue);
-            let served = device.serve(round, only, &mut self.doorbells);
+            let rings = device.beside(ring.queue);
+            let served = device.serve(round, rings, &mut self.doorbells);
             turn.add(served);
             if served.control {
                 self.dirty.insert(ring.device);

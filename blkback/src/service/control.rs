@@ -206,7 +206,10 @@ impl<'p, P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'p, P, D, B> {
         self.suspects = true;
         match device.later {
             true => self.later.insert(id),
-            false => self.later.remove(&id),
+            false => {
+                device.abandon(&mut self.disks);
+                self.later.remove(&id)
+            }
         };
         match life {
             Ok(Life::Goes) => {}

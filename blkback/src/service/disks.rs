@@ -189,22 +189,14 @@ impl<I: Images> Files<I> {
 
     /// The disk once its server has answered.
     fn look(&mut self, backend_dir: &str, coming: Coming) -> Result<Asked<OpenDisk>, DiskError> {
-        let Coming {
-            opening,
-            layers,
-            read_only,
-        } = coming;
-        match opening.look()? {
+        match coming.opening.look()? {
             Ok(disk) => {
-                let disk = self.finish(Box::new(disk), &layers, read_only, backend_dir)?;
+                let disk = Box::new(disk);
+                let disk = self.finish(disk, &coming.layers, coming.read_only, backend_dir)?;
                 Ok(Asked::Open(disk))
             }
             Err(opening) => {
-                let coming = Coming {
-                    opening,
-                    layers,
-                    read_only,
-                };
+                let coming = Coming { opening, ..coming };
                 self.coming.insert(backend_dir.to_owned(), coming);
                 Ok(Asked::Later)
             }

@@ -10,6 +10,7 @@ use ringfence_blkback::journal::Record;
 use ringfence_blkback::service::{Asked, DiskError, Disks, Kept, OpenDisk, Waiting};
 use ringfence_blkback::sink::{Discard, DiskIo, Done, Geometry, Io, IoOp};
 use ringfence_blkback::stats::Stats;
+use ringfence_core::PAGE;
 use ringfence_core::ids::SectorCount;
 use ringfence_core::wire::blkif::Convention;
 use ringfence_sim::{Sim, SimWords};
@@ -271,6 +272,9 @@ impl RecordingDisks {
     }
 }
 
+/// Words of the header, of all entries of one queue, and of a page of those of the next: enough for two short rings.
+const JOURNAL: usize = (1 + 16 + 1) * PAGE / 8;
+
 impl Disks for RecordingDisks {
     fn open(
         &mut self,
@@ -303,9 +307,8 @@ impl Disks for RecordingDisks {
         let (Some(journals), Some(sim)) = (journals.as_mut(), &self.sim) else {
             return Ok(None);
         };
-        // The header and the entries of one short ring.
         let words = journals.entry(backend_dir.to_owned());
-        let words = words.or_insert_with(|| SimWords::new(1024));
+        let words = words.or_insert_with(|| SimWords::new(JOURNAL));
         Ok(Some(Kept {
             record: Record::new(sim.words(words)),
             image: [1, 2],

@@ -3,7 +3,7 @@
 use ringfence_core::platform::Platform;
 
 use super::super::doorbells::Doorbells;
-use super::Device;
+use super::{Device, Rings};
 
 impl<P: Platform> Device<'_, P> {
     /// The first of its queues with requests that have to be alone with the process.
@@ -18,10 +18,25 @@ impl<P: Platform> Device<'_, P> {
         queue.is_some_and(|queue| queue.engine.has_suspects())
     }
 
-    /// Whether something that was begun is under way; but for this queue.
-    pub(in crate::service) fn is_at_work(&self, but: Option<u16>) -> bool {
+    /// Which rings are served while this queue's requests have to be alone: a barrier waits for what is older on the others.
+    pub(in crate::service) fn beside(&self, queue: u16) -> Rings {
+        let alone = self.queues.get(usize::from(queue));
+        match alone.is_some_and(|alone| alone.engine.awaits_others()) {
+            true => Rings::All,
+            false => Rings::Only(queue),
+        }
+    }
+
+    /// Whether something that was begun is under way.
+    pub(in crate::service) fn is_at_work(&self) -> bool {
+        self.queues.iter().any(|queue| queue.engine.is_at_work())
+    }
+
+    /// The same, of queues that are not served [beside](Self::beside) this one.
+    pub(in crate::service) fn is_at_work_beside(&self, queue: u16) -> bool {
         let mut queues = (0..).zip(&self.queues);
-        queues.any(|(number, queue)| but != Some(number) && queue.engine.is_at_work())
+        self.beside(queue) != Rings::All
+            && queues.any(|(number, other)| number != queue && other.engine.is_at_work())
     }
 
     /// The doorbell of a queue was rung while nothing may be taken from its ring.

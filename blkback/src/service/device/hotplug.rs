@@ -224,15 +224,23 @@ impl<P: Platform> Device<'_, P> {
         name: Option<&str>,
     ) -> Result<Asked<OpenDisk>, DiskError> {
         let name = name.unwrap_or_default();
-        if self.awaited.take().is_some_and(|awaited| awaited != name) {
-            disks.abandon(&self.dir);
+        if self.awaited.as_deref() != Some(name) {
+            self.abandon(disks);
         }
+        self.awaited = None;
         let opened = disks.open(&self.dir, read_only, &self.stats);
         if matches!(opened, Ok(Asked::Later | Asked::Moving)) {
             self.later = true;
             self.awaited = Some(name.to_owned());
         }
         opened
+    }
+
+    /// Nobody asks again for the disk that was awaited.
+    pub(in crate::service) fn abandon<D: Disks>(&mut self, disks: &mut D) {
+        if self.awaited.take().is_some() {
+            disks.abandon(&self.dir);
+        }
     }
 
     /// The `mode` node; whoever forgot it does not mean to be written to. Also checks that the device is whose it claims.

@@ -17,7 +17,7 @@ use crate::sink::Disk;
 const ATTEMPTS: u64 = 5;
 
 /// Why a frontend that is connected is not served.
-pub(super) const UNITS_UNKNOWN: &str = "nobody knows in which units the frontend counts sectors";
+const UNITS_UNKNOWN: &str = "nobody knows in which units the frontend counts sectors";
 
 /// How the rings of a connection are begun.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,18 +51,22 @@ impl<P: Platform> Device<'_, P> {
     ) -> Result<Begin, String> {
         let kept = disks.journal(&self.dir);
         self.kept = kept.map_err(|error| format!("journal: {error}"))?;
-        let unjournaled = if resume { Begin::Unknown } else { Begin::Fresh };
+        let unjournaled = match resume {
+            false => Ok(Begin::Fresh),
+            true if self.counts_alike(told) => Ok(Begin::Unknown),
+            true => Err(UNITS_UNKNOWN.into()),
+        };
         let Some(kept) = &self.kept else {
-            return Ok(unjournaled);
+            return unjournaled;
         };
         let mut header = self.header(kept, frontend);
         let record = &kept.record;
         if !resume || journal::is_empty(record) {
             header.prepare(record);
-            return Ok(unjournaled);
+            return unjournaled;
         }
         let (protocol, features) = journal::told(record);
-        if journal::is_untouched(record) || self.is_anew(platform, record, &header)? {
+        let Some(found) = self.found(platform, record, &header)? else {
             if protocol >> UNITS != header.protocol >> UNITS && !self.counts_alike(told) {
                 return Err(UNITS_UNKNOWN.into());
             }
@@ -70,8 +74,7 @@ impl<P: Platform> Device<'_, P> {
             header.features = features;
             header.prepare_untouched(record);
             return Ok(Begin::Anew { features });
-        }
-        let found = Header::read(record).map_err(|error| error.to_string())?;
+        };
         if self.cdrom {
             // Nothing was written to the medium that may have been another, so all can be done again on this one.
             header.image = found.image;
@@ -84,16 +87,30 @@ impl<P: Platform> Device<'_, P> {
         Ok(Begin::Journal { features })
     }
 
+    /// What the journal is for, if it is for the frontend's rings.
+    fn found(
+        &self,
+        platform: &P,
+        record: &Record,
+        header: &Header,
+    ) -> Result<Option<Header>, String> {
+        if journal::is_untouched(record) {
+            return Ok(None);
+        }
+        let found = Header::read(record).map_err(|error| error.to_string())?;
+        let is_anew = self.is_anew(platform, &found, header)?;
+        Ok((!is_anew).then_some(found))
+    }
+
     /// Whether the frontend's rings are others than those that the journal is about. Frontends begin anew without their backend
     /// when they are resumed, bound again, or the next kernel's.
-    fn is_anew(&self, platform: &P, record: &Record, header: &Header) -> Result<bool, String> {
-        let found = Header::read(record).map_err(|error| error.to_string())?;
+    fn is_anew(&self, platform: &P, found: &Header, header: &Header) -> Result<bool, String> {
         let same_device = (found.frontend, found.vdev) == (header.frontend, header.vdev);
         if !same_device || weakened!("journal_stranger") {
             return Ok(false);
         }
         let layout = |header: &Header| header.protocol & !(u32::MAX << UNITS);
-        if found.queues != header.queues || layout(&found) != layout(header) {
+        if found.queues != header.queues || layout(found) != layout(header) {
             return Ok(true);
         }
         if found.generation == 0 {
@@ -101,8 +118,11 @@ impl<P: Platform> Device<'_, P> {
         }
         for queue in &found.queues {
             let first = queue.refs.get(..1).unwrap_or(&[]);
-            let mapping = platform.map(self.id.front, first, Access::ReadWrite);
-            let mapping = mapping.map_err(|error| error.to_string())?;
+            let mapping = platform.map(self.id.front, first, Access::ReadOnly);
+            let mapping = mapping.map_err(|error| match first {
+                [gref, ..] => format!("ring-ref {gref}: {error}"),
+                [] => error.to_string(),
+            })?;
             if mark_of(&mapping) != found.generation {
                 return Ok(true);
             }

@@ -13,7 +13,7 @@ use super::super::disks::Disks;
 use super::super::doorbells::Doorbells;
 use super::super::id::RingId;
 use super::Device;
-use super::keep::{Begin, UNITS_UNKNOWN};
+use super::keep::Begin;
 use super::queue::{Journaled, Queue};
 use crate::engine::{Engine, Terms};
 use crate::epoch::Epoch;
@@ -45,8 +45,8 @@ impl<'p, P: Platform> Device<'p, P> {
         if !self.open(store, disks)? {
             return Ok(false);
         }
+        let mut frontend = negotiate::read_frontend(store, &self.front_dir, &self.offer);
         for _ in 0..READINGS {
-            let frontend = negotiate::read_frontend(store, &self.front_dir, &self.offer);
             let connected = match &frontend {
                 Ok(frontend) => {
                     self.connect_to(platform, store, disks, doorbells, frontend, resume)?
@@ -59,13 +59,15 @@ impl<'p, P: Platform> Device<'p, P> {
                     false
                 }
             };
-            // Who is connected without us may make other rings at any moment, and nothing says when its nodes are whole.
-            let same = |store: &mut S| {
-                negotiate::read_frontend(store, &self.front_dir, &self.offer) == frontend
-            };
-            if !resume || same(store) {
+            if !resume {
                 return Ok(connected);
             }
+            // Who is connected without us may make other rings at any moment, and nothing says when its nodes are whole.
+            let again = negotiate::read_frontend(store, &self.front_dir, &self.offer);
+            if again == frontend {
+                return Ok(connected);
+            }
+            frontend = again;
             self.release(doorbells);
             self.wish = BackWish::Run;
         }
@@ -95,11 +97,6 @@ impl<'p, P: Platform> Device<'p, P> {
                 return Ok(false);
             }
         };
-        let unknown = matches!(begin, Begin::Fresh | Begin::Unknown);
-        if resume && unknown && !self.counts_alike(told) {
-            self.retire(true, UNITS_UNKNOWN.into());
-            return Ok(false);
-        }
         let Some(disk) = self.disk.take() else {
             return Ok(false);
         };

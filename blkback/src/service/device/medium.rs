@@ -31,11 +31,14 @@ impl Drive {
 }
 
 impl<P: Platform> Device<'_, P> {
-    /// What the device's nodes name now.
+    /// What the device's nodes name now. Nothing when hosted, where the broker knows.
     pub(super) fn named<S: Store>(
         &self,
         store: &mut S,
     ) -> Result<(Option<String>, Option<String>), StoreError> {
+        if self.toolstack.hotplug == Hotplug::AtOnce {
+            return Ok((None, None));
+        }
         let params = match text(store, &self.dir, "params") {
             Ok(params) => params,
             Err(error) => lost(&error).map_or(Ok(None), Err)?,
