@@ -153,6 +153,9 @@ pub enum AttachError {
     /// The event channel could not be bound.
     #[error("event-channel: {0}")]
     Bind(#[from] EvtchnError),
+    /// The ring is not the one that an earlier process had: the frontend has made another.
+    #[error("ring: made anew since")]
+    AnotherRing,
     /// What an earlier process left cannot be, or is about something else.
     #[error(transparent)]
     Journal(#[from] JournalError),

@@ -80,6 +80,8 @@ pub struct Terms {
     pub persistent: Option<(usize, Arc<Budget>)>,
     /// What time it is, in nanoseconds since any moment, for the statistics; `None` if nobody wants to know.
     pub clock: Option<fn() -> u64>,
+    /// What is [marked](Engine::mark) on the ring that an earlier process had; `None` if that is not known.
+    pub marked: Option<u64>,
 }
 
 impl Default for Terms {
@@ -91,6 +93,7 @@ impl Default for Terms {
             queue: 0,
             persistent: None,
             clock: None,
+            marked: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use ringfence_core::ids::DomId;
 use ringfence_core::platform::{Channel, Platform};
 use ringfence_core::weakened;
 use ringfence_core::wire::blkif::RequestNative;
-use ringfence_ring as ring;
+use ringfence_ring::{self as ring, mark_of};
 
 use super::ring::Ring;
 use super::take::ticket;
@@ -52,7 +52,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     /// an error. Deaths that came from outside are not counted. The I/O of the earlier process has ended: that is what opening `disk` waited for.
     ///
     /// # Errors
-    /// The disk back, with the reason. The journal is as it was then, or as far on as the ring if only ringing failed.
+    /// The disk back, with the reason: [`AttachError::AnotherRing`] before anything was touched. The journal is as it was then, or as far on as the ring if only ringing failed.
     pub fn recover(
         platform: P,
         peer: DomId,
@@ -62,6 +62,10 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         disk: Disk,
         journal: J,
     ) -> Result<Self, (Disk, AttachError)> {
+        let is_another = terms.marked.is_some_and(|word| mark_of(&mapping) != word);
+        if is_another && !weakened!("journal_stranger") {
+            return Err((disk, AttachError::AnotherRing));
+        }
         let Some(req_cons) = journal.req_cons() else {
             return Err((disk, JournalError::Incomplete.into()));
         };

@@ -1,11 +1,10 @@
 //! A device's journal: whose it is, whether it can be gone on with.
 
-use ringfence_core::platform::{Access, Platform};
+use ringfence_core::platform::Platform;
 use ringfence_core::weakened;
 use ringfence_core::wire::blkif::{Abi, RequestNative, SectorUnits};
 use ringfence_core::{PAGE, Sector};
 use ringfence_ring::layout::ring_size;
-use ringfence_ring::mark_of;
 
 use super::super::disks::{Disks, Kept};
 use super::Device;
@@ -18,6 +17,16 @@ const ATTEMPTS: u64 = 5;
 
 /// Why a frontend that is connected is not served.
 const UNITS_UNKNOWN: &str = "nobody knows in which units the frontend counts sectors";
+
+/// Whether an earlier process was connected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Earlier {
+    Nobody,
+    /// With these rings, as far as is known.
+    These,
+    /// With others: the frontend has made these since.
+    Others,
+}
 
 /// How the rings of a connection are begun.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +44,8 @@ pub(super) enum Begin {
     Journal {
         /// What the earlier process had offered.
         features: u32,
+        /// What its rings are marked with.
+        marked: Option<u64>,
     },
 }
 
@@ -43,30 +54,33 @@ impl<P: Platform> Device<'_, P> {
     /// [`counts_alike`](Self::counts_alike). Says why there can be no connection.
     pub(super) fn keep<D: Disks>(
         &mut self,
-        platform: &P,
         disks: &mut D,
         frontend: &Frontend,
-        resume: bool,
+        earlier: Earlier,
         told: Option<u64>,
     ) -> Result<Begin, String> {
         let kept = disks.journal(&self.dir);
         self.kept = kept.map_err(|error| format!("journal: {error}"))?;
-        let unjournaled = match resume {
-            false => Ok(Begin::Fresh),
-            true if self.counts_alike(told) => Ok(Begin::Unknown),
-            true => Err(UNITS_UNKNOWN.into()),
+        let unjournaled = match earlier {
+            Earlier::Nobody => Ok(Begin::Fresh),
+            _ if self.counts_alike(told) => Ok(Begin::Unknown),
+            _ => Err(UNITS_UNKNOWN.into()),
         };
         let Some(kept) = &self.kept else {
             return unjournaled;
         };
         let mut header = self.header(kept, frontend);
         let record = &kept.record;
-        if !resume || journal::is_empty(record) {
+        if earlier == Earlier::Nobody || journal::is_empty(record) {
             header.prepare(record);
             return unjournaled;
         }
         let (protocol, features) = journal::told(record);
-        let Some(found) = self.found(platform, record, &header)? else {
+        let found = match earlier {
+            Earlier::Others => None,
+            _ => Self::found(record, &header)?,
+        };
+        let Some(found) = found else {
             if protocol >> UNITS != header.protocol >> UNITS && !self.counts_alike(told) {
                 return Err(UNITS_UNKNOWN.into());
             }
@@ -84,50 +98,21 @@ impl<P: Platform> Device<'_, P> {
         if attempts >= ATTEMPTS {
             return Err(format!("journal: {attempts} recoveries did not end"));
         }
-        Ok(Begin::Journal { features })
+        let marked = (found.generation != 0).then_some(found.generation);
+        Ok(Begin::Journal { features, marked })
     }
 
-    /// What the journal is for, if it is for the frontend's rings.
-    fn found(
-        &self,
-        platform: &P,
-        record: &Record,
-        header: &Header,
-    ) -> Result<Option<Header>, String> {
+    /// What the journal is for, if it is for rings that are laid out as the frontend's.
+    fn found(record: &Record, header: &Header) -> Result<Option<Header>, String> {
         if journal::is_untouched(record) {
             return Ok(None);
         }
         let found = Header::read(record).map_err(|error| error.to_string())?;
-        let is_anew = self.is_anew(platform, &found, header)?;
-        Ok((!is_anew).then_some(found))
-    }
-
-    /// Whether the frontend's rings are others than those that the journal is about. Frontends begin anew without their backend
-    /// when they are resumed, bound again, or the next kernel's.
-    fn is_anew(&self, platform: &P, found: &Header, header: &Header) -> Result<bool, String> {
         let same_device = (found.frontend, found.vdev) == (header.frontend, header.vdev);
-        if !same_device || weakened!("journal_stranger") {
-            return Ok(false);
-        }
         let layout = |header: &Header| header.protocol & !(u32::MAX << UNITS);
-        if found.queues != header.queues || layout(found) != layout(header) {
-            return Ok(true);
-        }
-        if found.generation == 0 {
-            return Ok(false);
-        }
-        for queue in &found.queues {
-            let first = queue.refs.get(..1).unwrap_or(&[]);
-            let mapping = platform.map(self.id.front, first, Access::ReadOnly);
-            let mapping = mapping.map_err(|error| match first {
-                [gref, ..] => format!("ring-ref {gref}: {error}"),
-                [] => error.to_string(),
-            })?;
-            if mark_of(&mapping) != found.generation {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let same_rings = found.queues == header.queues && layout(&found) == layout(header);
+        let may_be = same_rings || !same_device || weakened!("journal_stranger");
+        Ok(may_be.then_some(found))
     }
 
     /// All rings are connected: the journal counts.
@@ -150,7 +135,7 @@ impl<P: Platform> Device<'_, P> {
     /// The most segments of an indirect request that this frontend was offered, maybe by an earlier process.
     pub(super) fn offered(&self, begin: Begin) -> u16 {
         match begin {
-            Begin::Journal { features } | Begin::Anew { features } => {
+            Begin::Journal { features, .. } | Begin::Anew { features } => {
                 u16::try_from(features & 0xFFFF).unwrap_or(0)
             }
             _ => self.offer.indirect_segments,

@@ -13,10 +13,11 @@ use super::super::disks::Disks;
 use super::super::doorbells::Doorbells;
 use super::super::id::RingId;
 use super::Device;
-use super::keep::Begin;
+use super::keep::{Begin, Earlier};
 use super::queue::{Journaled, Queue};
 use crate::engine::{Engine, Terms};
 use crate::epoch::Epoch;
+use crate::error::AttachError;
 use crate::grants::persistent::PAGES_PER_DEVICE;
 use crate::journal;
 use crate::negotiate::{self, Frontend};
@@ -24,6 +25,34 @@ use crate::sink::{Disk, Split};
 
 /// How often the nodes of a frontend that is connected are read until they are the same twice.
 const READINGS: usize = 4;
+
+/// What came of an attempt to connect.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    Connected,
+    /// The device is retired, or its disk is to be asked for later.
+    Failed,
+    /// Its rings are others than just before.
+    Stale,
+}
+
+/// Why a ring was not connected.
+struct Unconnected {
+    attempt: Attempt,
+    peers_fault: bool,
+    reason: String,
+}
+
+impl Unconnected {
+    /// By what the frontend did, for good.
+    const fn failed(reason: String) -> Self {
+        Self {
+            attempt: Attempt::Failed,
+            peers_fault: true,
+            reason,
+        }
+    }
+}
 
 /// Nanoseconds since somebody asked first.
 fn clock() -> u64 {
@@ -45,27 +74,34 @@ impl<'p, P: Platform> Device<'p, P> {
         if !self.open(store, disks)? {
             return Ok(false);
         }
+        let mut earlier = match resume {
+            true => Earlier::These,
+            false => Earlier::Nobody,
+        };
         let mut frontend = negotiate::read_frontend(store, &self.front_dir, &self.offer);
         for _ in 0..READINGS {
-            let connected = match &frontend {
+            let attempt = match &frontend {
                 Ok(frontend) => {
-                    self.connect_to(platform, store, disks, doorbells, frontend, resume)?
+                    self.connect_to(platform, store, disks, doorbells, frontend, earlier)?
                 }
                 Err(error) => {
                     if let Some(error) = error.store() {
                         return Err(error);
                     }
                     self.retire(true, format!("{}: {error}", self.front_dir));
-                    false
+                    Attempt::Failed
                 }
             };
+            let connected = attempt == Attempt::Connected;
             if !resume {
                 return Ok(connected);
             }
             // Who is connected without us may make other rings at any moment, and nothing says when its nodes are whole.
             let again = negotiate::read_frontend(store, &self.front_dir, &self.offer);
-            if again == frontend {
-                return Ok(connected);
+            match attempt {
+                Attempt::Stale => earlier = Earlier::Others,
+                _ if again == frontend => return Ok(connected),
+                _ => {}
             }
             frontend = again;
             self.release(doorbells);
@@ -83,22 +119,22 @@ impl<'p, P: Platform> Device<'p, P> {
         disks: &mut D,
         doorbells: &mut impl Doorbells<P::Channel>,
         frontend: &Frontend,
-        resume: bool,
-    ) -> Result<bool, StoreError> {
-        let told = match resume {
-            true => store.read_opt::<u64>(Tx::NONE, &self.dir, "sectors"),
-            false => Ok(None),
+        earlier: Earlier,
+    ) -> Result<Attempt, StoreError> {
+        let told = match earlier {
+            Earlier::Nobody => Ok(None),
+            _ => store.read_opt::<u64>(Tx::NONE, &self.dir, "sectors"),
         };
         let told = told.ok().flatten();
-        let begin = match self.keep(platform, disks, frontend, resume, told) {
+        let begin = match self.keep(disks, frontend, earlier, told) {
             Ok(begin) => begin,
             Err(reason) => {
                 self.retire(true, reason);
-                return Ok(false);
+                return Ok(Attempt::Failed);
             }
         };
         let Some(disk) = self.disk.take() else {
-            return Ok(false);
+            return Ok(Attempt::Failed);
         };
         let parts = self.divide(disk, frontend);
         // What an earlier process had offered counts, and that is what our own node says.
@@ -112,6 +148,10 @@ impl<'p, P: Platform> Device<'p, P> {
             epoch: Arc::new(Epoch::new(rings)),
             queue: 0,
             clock: Some(clock),
+            marked: match begin {
+                Begin::Journal { marked, .. } => marked,
+                _ => None,
+            },
             persistent: persistent.then(|| {
                 let share = PAGES_PER_DEVICE.div_ceil(usize::from(rings.max(1)));
                 (share, Arc::clone(&self.budget))
@@ -130,13 +170,14 @@ impl<'p, P: Platform> Device<'p, P> {
                 self.waits.begin();
                 self.counts(begin);
                 self.announced = told;
+                Ok(Attempt::Connected)
             }
-            Err((peers_fault, reason)) => {
+            Err(why) => {
                 self.release(doorbells);
-                self.retire(peers_fault, reason);
+                self.retire(why.peers_fault, why.reason);
+                Ok(why.attempt)
             }
         }
-        Ok(!self.queues.is_empty())
     }
 
     /// One disk for each queue.
@@ -151,7 +192,7 @@ impl<'p, P: Platform> Device<'p, P> {
         }
     }
 
-    /// Connects one ring. On failure the disk is back where [`release`](Self::release) finds it; says whose fault it was, and why.
+    /// Connects one ring. On failure the disk is back where [`release`](Self::release) finds it; says why.
     fn connect_ring(
         &mut self,
         platform: &'p P,
@@ -160,11 +201,11 @@ impl<'p, P: Platform> Device<'p, P> {
         disk: Disk,
         doorbells: &mut impl Doorbells<P::Channel>,
         begin: Begin,
-    ) -> Result<(), (bool, String)> {
+    ) -> Result<(), Unconnected> {
         let queue = terms.queue;
         let Some(nodes) = frontend.queues.get(usize::from(queue)) else {
             self.disk = Some(disk);
-            return Err((true, format!("queue-{queue} has no nodes")));
+            return Err(Unconnected::failed(format!("queue-{queue} has no nodes")));
         };
         let journal = self.kept.as_ref();
         let journal = journal.map(|kept| journal::Queue::new(kept.record.clone(), queue));
@@ -187,13 +228,19 @@ impl<'p, P: Platform> Device<'p, P> {
                     String::new()
                 };
                 let reason = format!("{of}{error} (ring-ref {refs}, event-channel {port})");
-                return Err((true, reason));
+                return Err(match error {
+                    AttachError::AnotherRing => Unconnected {
+                        attempt: Attempt::Stale,
+                        ..Unconnected::failed(reason)
+                    },
+                    _ => Unconnected::failed(reason),
+                });
             }
         };
         if begin == Begin::Unknown && engine.is_awaited() {
             self.disk = Some(engine.into_disk());
             let reason = "nobody knows which requests an earlier process had taken";
-            return Err((true, reason.into()));
+            return Err(Unconnected::failed(reason.into()));
         }
         let id = RingId {
             device: self.id,
@@ -201,7 +248,10 @@ impl<'p, P: Platform> Device<'p, P> {
         };
         if let Err(error) = doorbells.add(id, engine.channel()) {
             self.disk = Some(engine.into_disk());
-            return Err((false, error.to_string()));
+            return Err(Unconnected {
+                peers_fault: false,
+                ..Unconnected::failed(error.to_string())
+            });
         }
         self.queues.push(Queue::new(id, engine));
         Ok(())
