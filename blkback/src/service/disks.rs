@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::waiting::Waiting;
 use crate::journal::Record;
-use crate::sink::{self, Below, DiskIo, File, Layers, NbdOpening, Null, Qcow2, Uring};
+use crate::sink::{self, Below, DiskIo, File, Layers, NbdLook, NbdOpening, Null, Qcow2, Uring};
 use crate::stats::Stats;
 
 /// Why a disk could not be opened, in words for the `error` node.
@@ -190,12 +190,12 @@ impl<I: Images> Files<I> {
     /// The disk once its server has answered.
     fn look(&mut self, backend_dir: &str, coming: Coming) -> Result<Asked<OpenDisk>, DiskError> {
         match coming.opening.look()? {
-            Ok(disk) => {
+            NbdLook::Disk(disk) => {
                 let disk = Box::new(disk);
                 let disk = self.finish(disk, &coming.layers, coming.read_only, backend_dir)?;
                 Ok(Asked::Open(disk))
             }
-            Err(opening) => {
+            NbdLook::Later(opening) => {
                 let coming = Coming { opening, ..coming };
                 self.coming.insert(backend_dir.to_owned(), coming);
                 Ok(Asked::Later)

@@ -52,7 +52,7 @@ pub(crate) use layers::time;
 pub use layers::{LayerError, Layers};
 pub use memory::Memory;
 #[cfg(feature = "std")]
-pub use nbd::{Nbd, NbdError, NbdOpening};
+pub use nbd::{Nbd, NbdError, NbdLook, NbdOpening};
 pub use null::Null;
 #[cfg(feature = "std")]
 pub use qcow2::{Below, Qcow2, Qcow2Error};

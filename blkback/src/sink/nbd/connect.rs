@@ -12,6 +12,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use thiserror::Error;
 
+use super::Nbd;
+
 /// How long a server may take for the whole negotiation.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -60,31 +62,56 @@ impl From<Errno> for NbdError {
     }
 }
 
-/// A negotiation under way, on a socket that does not block. What comes next on it are replies to requests.
-pub(super) struct Connecting {
+/// A server's disk that is being asked for. What comes next on its socket, which does not block, are replies to requests.
+pub struct NbdOpening {
     socket: OwnedFd,
     negotiation: Negotiation,
+    read_only: bool,
     input: Vec<u8>,
     /// Not sent yet.
     output: Vec<u8>,
     deadline: Option<Instant>,
 }
 
-impl Connecting {
-    pub(super) fn new(socket: OwnedFd, name: &str) -> Result<Self, NbdError> {
+/// What came of asking.
+pub enum NbdLook {
+    /// Here it is.
+    Disk(Nbd),
+    /// The server has not answered yet.
+    Later(NbdOpening),
+}
+
+impl NbdOpening {
+    /// Asks the server at the other end of `socket` for an export.
+    ///
+    /// # Errors
+    /// [`NbdError`], in words for the `error` node.
+    pub fn new(socket: OwnedFd, export: &str, read_only: bool) -> Result<Self, NbdError> {
         let flags = fcntl_getfl(&socket)?;
         fcntl_setfl(&socket, flags | OFlags::NONBLOCK)?;
         Ok(Self {
             socket,
-            negotiation: Negotiation::new(name)?,
+            negotiation: Negotiation::new(export)?,
+            read_only,
             input: Vec::new(),
             output: Vec::new(),
             deadline: Instant::now().checked_add(PATIENCE),
         })
     }
 
+    /// Looks whether the server has answered. Never blocks.
+    ///
+    /// # Errors
+    /// [`NbdError`], in words for the `error` node; also when the server takes too long.
+    pub fn look(mut self) -> Result<NbdLook, NbdError> {
+        Ok(match self.go_on()? {
+            Some(export) => NbdLook::Disk(Nbd::over(self.socket, export, self.read_only)?),
+            None => NbdLook::Later(self),
+        })
+    }
+
     /// Goes on as far as the server's answers are there; the export at the end.
-    pub(super) fn go_on(&mut self) -> Result<Option<Export>, NbdError> {
+    fn go_on(&mut self) -> Result<Option<Export>, NbdError> {
         loop {
             let (taken, export) = self.negotiation.step(&self.input, &mut self.output)?;
             self.input.drain(..taken.min(self.input.len()));
@@ -148,9 +175,5 @@ impl Connecting {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
-    }
-
-    pub(super) fn into_socket(self) -> OwnedFd {
-        self.socket
     }
 }

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::vec::Vec;
 
 use ringfence_core::ids::SectorCount;
+use ringfence_nbd::client::Export;
 use ringfence_nbd::wire::{
     Command, EXPORT_READ_ONLY, EXPORT_SEND_FLUSH, EXPORT_SEND_TRIM, REQUEST_BYTES, Request,
     SIMPLE_REPLY_BYTES, parse_simple_reply,
@@ -20,10 +21,7 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 
-pub use connect::NbdError;
-
-use connect::Connecting;
-use ringfence_nbd::client::Export;
+pub use connect::{NbdError, NbdLook, NbdOpening};
 
 use super::raw::FlushLatch;
 use super::{Discard, DiskIo, Done, Geometry, Io, IoOp};
@@ -74,41 +72,9 @@ pub struct Nbd {
     lost: Option<IoError>,
 }
 
-/// A server's disk that is being asked for.
-pub struct NbdOpening {
-    connecting: Connecting,
-    read_only: bool,
-}
-
-impl NbdOpening {
-    /// Asks the server at the other end of `socket` for an export.
-    ///
-    /// # Errors
-    /// [`NbdError`], in words for the `error` node.
-    pub fn new(socket: OwnedFd, export: &str, read_only: bool) -> Result<Self, NbdError> {
-        Ok(Self {
-            connecting: Connecting::new(socket, export)?,
-            read_only,
-        })
-    }
-
-    /// The disk, or itself as long as the server has not answered. Never blocks.
-    ///
-    /// # Errors
-    /// [`NbdError`], in words for the `error` node; also when the server takes too long.
-    pub fn look(mut self) -> Result<Result<Nbd, Self>, NbdError> {
-        Ok(match self.connecting.go_on()? {
-            Some(export) => {
-                let socket = self.connecting.into_socket();
-                Ok(Nbd::over(socket, export, self.read_only)?)
-            }
-            None => Err(self),
-        })
-    }
-}
-
 impl Nbd {
-    /// Asks the server at the other end of `socket` for an export; blocks as long as that takes, within limits.
+    /// Asks the server at the other end of `socket` for an export; blocks as long as that takes, within limits. For those with
+    /// nothing else to do, see [`NbdOpening`].
     ///
     /// # Errors
     /// [`NbdError`], in words for the `error` node.
@@ -116,10 +82,10 @@ impl Nbd {
         let mut opening = NbdOpening::new(socket, export, read_only)?;
         loop {
             opening = match opening.look()? {
-                Ok(disk) => return Ok(disk),
-                Err(opening) => opening,
+                NbdLook::Disk(disk) => return Ok(disk),
+                NbdLook::Later(opening) => opening,
             };
-            opening.connecting.wait()?;
+            opening.wait()?;
         }
     }
 
