@@ -176,7 +176,21 @@ fn a_medium_that_is_awaited_is_not_put_in_under_the_name_of_another() {
     assert_eq!(rig.disks.abandoned(), 1);
     name(&mut rig, &guest, "params", "/images/four.iso");
     assert_eq!(rig.disks.abandoned(), 1, "nothing was awaited");
+    // Nobody goes on waiting for what is taken out again, or what nobody uses any more.
+    rig.disks.withhold(&guest.back_dir, true);
+    name(&mut rig, &guest, "params", "/images/five.iso");
+    name(&mut rig, &guest, "params", "");
+    assert_eq!(
+        (rig.service.awaits_disks(), rig.disks.abandoned()),
+        (false, 2)
+    );
+    name(&mut rig, &guest, "params", "/images/six.iso");
+    assert!(rig.service.awaits_disks());
     guest.close(&mut rig);
+    assert_eq!(
+        (rig.service.awaits_disks(), rig.disks.abandoned()),
+        (false, 3)
+    );
 }
 
 #[test]

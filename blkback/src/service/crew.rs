@@ -46,7 +46,7 @@ pub struct Worker<S, F> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Allowed {
     All,
-    /// What must be alone: nothing else is in flight in any thread.
+    /// What must be alone: nothing else is in flight in any other thread, and nothing is to be in this one.
     Only(RingId),
     /// None: what was taken is finished, which the thread then [says](Part::finished).
     Finish,
