@@ -1,8 +1,6 @@
 # The backend's process is killed fifty times while a guest writes at random and verifies: no error, every byte as it was. Persistent
 # grants are `persistent` (enabled, disabled).
 [ $persistent = enabled ] || arguments=xen_blkfront.feature_persistent=0
-served_by() { sed -n 's/.*"ready".*"pid":\([0-9]*\).*/\1/p' /run/ringfence.log | tail -1; }
-another_than() { [ "$(served_by)" != "$1" ]; }
 ringfence_backend
 image=$(disk_image a.img 32)
 mark
@@ -12,9 +10,7 @@ in_guest g1 20 "wait_disk xvda && dmesg | grep 'blkfront: xvda: .*persistent gra
 [ "$(xenstore-read /local/domain/$id/device/vbd/51712/multi-queue-num-queues)" = 2 ]
 in_guest g1 10 'verify_on xvda 16'
 for round in $(seq 50); do
-  process=$(served_by)
-  kill -KILL $process
-  until_true 30 another_than $process
+  kill_serving
   case $round in *[05]) sleep 1 ;; *) usleep ${round}0000 ;; esac
 done
 [ "$(xenstore-read /local/domain/0/backend/vbd/$id/51712/state)" = 4 ]

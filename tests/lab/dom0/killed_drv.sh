@@ -11,7 +11,7 @@ a=$(xl domid A) b=$(xl domid B)
 in_guest B 20 "wait_disk xvda && dmesg | grep 'blkfront: xvda: .*persistent grants: $persistent'"
 [ "$(xenstore-read /local/domain/$b/device/vbd/51712/multi-queue-num-queues)" = 2 ]
 in_guest B 10 'verify_on xvda 16'
-in_guest A 300 'served_by() { sed -n "s/.*\"ready\".*\"pid\":\([0-9]*\).*/\1/p" /tmp/log | tail -1; }; for round in $(seq 50); do process=$(served_by); kill -KILL $process; n=0; while [ "$(served_by)" = $process ]; do n=$((n+1)); [ $n -lt 600 ] || { tail /tmp/log; exit 1; }; usleep 50000; done; case $round in *[05]) sleep 1 ;; *) usleep ${round}0000 ;; esac; done; grep -c "\"ready\"" /tmp/log'
+in_guest A 300 'for round in $(seq 50); do kill_serving || exit 1; case $round in *[05]) sleep 1 ;; *) usleep ${round}0000 ;; esac; done; grep -c "\"ready\"" /tmp/log'
 [ "$(xenstore-read /local/domain/$a/backend/vbd/$b/51712/state)" = 4 ]
 in_guest B 120 'verified xvda && no_complaints'
 in_guest B 30 'random_data xvda 4'

@@ -50,6 +50,18 @@ ringfence_backend() {
   until_true 30 grep -q '"ready"' /run/ringfence.log || { cat /run/ringfence.log; return 1; }
 }
 
+# served_by: the process that serves, which says so in a line of its own each time it starts
+served_by() { sed -n 's/.*"ready".*"pid":\([0-9]*\).*/\1/p' /run/ringfence.log | tail -1; }
+another_than() { [ "$(served_by)" != $1 ]; }
+
+# kill_serving: kills it, and waits for the next one
+kill_serving() {
+  local -; set +x
+  local process=$(served_by)
+  kill -KILL $process
+  until_true 30 another_than $process
+}
+
 # disk IMAGE VDEV [rw|ro]: a disk in xl's words, of ours, or of Linux's after linux_blkback
 server=ringfence
 disk() {

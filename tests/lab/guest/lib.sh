@@ -29,6 +29,17 @@ serve_disks() {
   done
 }
 
+# kill_serving: kills the process that serves, and waits for the next one
+served_by() { sed -n 's/.*"ready".*"pid":\([0-9]*\).*/\1/p' /tmp/log | tail -1; }
+kill_serving() {
+  local process=$(served_by) n=0
+  kill -KILL $process
+  while [ "$(served_by)" = $process ]; do
+    n=$((n+1)); [ $n -lt 600 ] || { tail /tmp/log; return 1; }
+    usleep 50000
+  done
+}
+
 # fs_make DEVICE, fs_mount DEVICE, fs_check DEVICE: an ext4 on /mnt
 fs_make() { wait_disk $1 && mkfs.ext4 -q -F /dev/$1 && echo "made ext4"; }
 fs_mount() { modprobe ext4 && mount -t ext4 /dev/$1 /mnt; }

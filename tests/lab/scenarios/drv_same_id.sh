@@ -21,7 +21,7 @@ xenstore-ls -f $back >/tmp/nodes
 xl save -D A /images/A.save
 no_node $back/vbd/$user/51712
 [ "$(xenstore-read $front/state)" = 4 ]
-# The time-out is in whole seconds.
+# libxl compares ages in whole seconds: with LIBXL_DOMID_REUSE_TIMEOUT=0 an id is free again when one has passed.
 sleep 2
 xl restore /images/A.save
 [ "$(xl domid A)" = $old ]

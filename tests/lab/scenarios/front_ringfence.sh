@@ -5,9 +5,6 @@
 # shows: ringfence backend: our frontend in user space, detached while busy
 # needs: ringfence
 # seconds: 300
-# The process that serves says so in a line of its own, each time it starts.
-backend_process() { sed -n 's/.*"ready".*"pid":\([0-9]*\).*/\1/p' /run/ringfence.log | tail -1; }
-served_again() { [ $(grep -c '"ready"' /run/ringfence.log) -gt $1 ]; }
 ringfence_backend
 a=$(disk_image a.img 8) b=$(disk_image b.img 8)
 extra=noblkfront guest g1 "$(disk $a xvda)" "$(disk $b xvdb ro)"
@@ -21,8 +18,7 @@ devices=/local/domain/$(xl domid g1)/device/vbd
 n=$(start_in g1 "$front --disk xvda --verify xvda,24M")
 for death in 1 2; do
   state $devices/51712 4
-  kill -KILL $(backend_process)
-  until_true 20 served_again $death
+  kill_serving
 done
 wait_in g1 $n 120
 # Detached under load: the load ends with an error, and nothing is left of the disk.

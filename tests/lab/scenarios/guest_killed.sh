@@ -3,14 +3,11 @@
 # needs: ringfence, guest-image
 # set: all
 # seconds: 240
-backend_process() { sed -n 's/.*"ready".*"pid":\([0-9]*\).*/\1/p' /run/ringfence.log | tail -1; }
-served_again() { [ $(grep -c '"ready"' /run/ringfence.log) -gt $1 ]; }
 ringfence_backend
 image_disks
 extra=rounds=60 image_guest pv "$(disk $scratch xvdb)"
 for death in 1 2 3; do
   wait_log pv "disk 51728: round ${death}2" 60
-  kill -KILL $(backend_process)
-  until_true 20 served_again $death
+  kill_serving
 done
 image_passes pv 51728

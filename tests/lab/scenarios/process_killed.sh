@@ -4,8 +4,6 @@
 # shows: Linux 6.1 blkfront: goes on when the backend is stopped and started again
 # needs: ringfence
 # seconds: 240
-served_by() { sed -n 's/.*"ready".*"pid":\([0-9]*\).*/\1/p' /run/ringfence.log | tail -1; }
-another_than() { [ "$(served_by)" != "$1" ]; }
 ended() { ! [ -e /proc/$1/exe ]; }
 connected() { has_state $be 4 && has_state /local/domain/$id/device/vbd/51712 4; }
 # The guest writes and reads back, until it is told that it is enough; then it says whether all went well.
@@ -22,9 +20,7 @@ id=$(xl domid g1); be=/local/domain/0/backend/vbd/$id/51712
 in_guest g1 20 'wait_disk xvda'
 write
 for round in 1 2 3; do
-  process=$(served_by)
-  kill -KILL $process
-  until_true 30 another_than $process
+  kill_serving
   connected
 done
 enough
