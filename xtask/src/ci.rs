@@ -24,6 +24,22 @@ const CHECKS: &[Part] = &[
             "warnings",
         ]))
     }),
+    // A workspace of their own, built as they are run.
+    ("benches", || {
+        let manifest = "benches/Cargo.toml";
+        run_command(cargo().args(["fmt", "--manifest-path", manifest, "--all", "--check"]))?;
+        run_command(cargo().args([
+            "clippy",
+            "--quiet",
+            "--manifest-path",
+            manifest,
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]))
+    }),
     ("docs", || {
         run_command(
             cargo()
