@@ -253,6 +253,7 @@ impl Rig {
         self.guest.turn(&mut self.rng);
         let mut storage = self.storage.borrow_mut();
         storage.barriers.clone_from(&self.guest.barriers);
+        storage.one_queue = self.shape.queues == 1;
         storage.progress(&mut self.rng);
     }
 

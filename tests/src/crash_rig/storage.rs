@@ -30,6 +30,8 @@ pub struct Storage {
     pub most: usize,
     /// Stamps that order all that were there before them.
     pub barriers: BTreeSet<u64>,
+    /// Requests come in the order of their stamps: those of several queues may overtake each other.
+    pub one_queue: bool,
     /// Stamps that were written.
     written: BTreeSet<u64>,
     flying: Vec<Flying>,
@@ -131,11 +133,17 @@ impl DiskIo for Life {
             self.sim.crash();
         }
         let mut shared = self.storage.borrow_mut();
-        let barrier = stamp(&data).filter(|stamp| shared.barriers.contains(stamp));
-        if let (IoOp::Write(_), Some(barrier)) = (io.op, barrier) {
-            let mut older = 1..barrier;
-            let done = older.all(|stamp| shared.written.contains(&stamp));
-            assert!(done, "a barrier went before what is older");
+        if let (IoOp::Write(_), Some(stamp)) = (io.op, stamp(&data)) {
+            let is_done = |stamp: &u64| shared.written.contains(stamp);
+            if shared.barriers.contains(&stamp) {
+                let mut older = 1..stamp;
+                let done = older.all(|older| is_done(&older));
+                assert!(done, "a barrier went before what is older");
+            }
+            if shared.one_queue {
+                let done = shared.barriers.range(..stamp).all(is_done);
+                assert!(done, "a barrier went after what is younger");
+            }
         }
         shared.flying.push(Flying {
             life: self.life,
