@@ -101,7 +101,9 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
     }
 
     /// The process has let go of the device with this backend directory, which is gone: nothing of it is for the next one there.
-    pub(super) fn gone(&self, backend_dir: &str) {
+    pub(super) fn gone(&mut self, backend_dir: &str) {
+        self.opened.remove(backend_dir);
+        self.images.part(|dir| dir == backend_dir);
         if let (Some(id), Some(journals)) = (self.id(backend_dir), &self.journals) {
             journals.remove(id);
         }

@@ -171,6 +171,7 @@ impl Images {
         let served = gone.filter(|(_, disk)| disk.served);
         self.parted
             .extend(served.map(|(_, disk)| Parted { disk, since }));
+        self.parted.retain_mut(Parted::is_under_way);
     }
 
     /// Whether a disk with this image was there until just now.
@@ -271,17 +272,27 @@ impl Images {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::os::unix::net::UnixListener;
+    use std::path::PathBuf;
+
     use super::*;
+
+    /// A server's socket, and the disk that it has.
+    fn server(name: &str, export: &str) -> (UnixListener, PathBuf, ImageSpec) {
+        let name = format!("ringfence-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let mut spec = ImageSpec::raw(format!("nbd:unix:{}:{export}", path.display()), false);
+        spec.format = ImageFormat::Nbd;
+        (listener, path, spec)
+    }
 
     #[test]
     fn the_export_of_another_server_is_another_image() {
-        let dir = std::env::temp_dir();
         let mut images = Images::of_process();
         let mut identity = |name: &str, export: &str| {
-            let path = dir.join(format!("ringfence-{name}-{}", std::process::id()));
-            let listener = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
-            let mut spec = ImageSpec::raw(format!("nbd:unix:{}:{export}", path.display()), false);
-            spec.format = ImageFormat::Nbd;
+            let (listener, path, spec) = server(name, export);
             images.set("/disk", spec, name.to_owned());
             let opened = images.open("/disk", false);
             std::fs::remove_file(&path).expect("there");
@@ -293,5 +304,24 @@ mod tests {
         assert_ne!(own, identity("other", "a"));
         assert_ne!(own, identity("one", "b"));
         assert_eq!(own, identity("one", "a"));
+    }
+
+    #[test]
+    fn nothing_stays_of_a_disk_that_is_gone_once_its_server_has_closed_the_connection() {
+        let mut images = Images::of_process();
+        let (listener, path, spec) = server("gone", "");
+        images.set("/disk", spec, "it".to_owned());
+        let opened = images.open("/disk", false).expect("a server");
+        let (mut servers, _) = listener.accept().expect("a connection");
+        std::fs::remove_file(&path).expect("there");
+        drop(opened);
+        images.part(|backend| backend == "/disk");
+        assert_eq!(servers.read(&mut [0; 8]).expect("it reads"), 0, "told");
+        assert_eq!(images.parted.len(), 1);
+        drop(servers);
+        // A process that another test is just starting may have it for a moment.
+        while !images.parted.is_empty() {
+            images.part(|_| false);
+        }
     }
 }

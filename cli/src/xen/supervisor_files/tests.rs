@@ -386,6 +386,20 @@ fn an_image_is_waited_for_until_the_process_notices_that_its_disk_is_gone() {
 }
 
 #[test]
+fn a_disk_that_is_made_again_waits_for_what_the_one_before_it_still_writes() {
+    let dir = Dir::new("again");
+    let image = dir.image("a");
+    let mut desk = Desk::new(OWN, Toolstack::DRIVER_DOMAIN);
+    let vbd = "/local/domain/3/backend/vbd/7/51712";
+    desk.write(vbd, &[("params", text(&image)), ("mode", "w")]);
+    let (_, held) = desk.ask(vbd).unwrap();
+    desk.files.gone(vbd);
+    desk.is_kept_waiting(vbd);
+    drop(held);
+    desk.wait(vbd);
+}
+
+#[test]
 fn nobody_asks_for_ever_for_what_a_dead_process_still_uses() {
     let dir = Dir::new("patience");
     let image = dir.image("a");
