@@ -90,12 +90,11 @@ impl Images {
         &self,
         target: &Path,
         conflict: Conflict,
-        identity: (u64, u64),
+        identity: Identity,
         except: &str,
     ) -> ImageError {
-        let ours = self.disks.iter().find(|(path, disk)| {
-            *path != except && disk.identity == identity && identity != (0, 0) && disk.served
-        });
+        let mut disks = self.disks.iter();
+        let ours = disks.find(|(path, disk)| *path != except && disk.has(identity) && disk.served);
         let by = match (ours, conflict) {
             (_, Conflict::Seated) => {
                 "an earlier process of this disk, which still writes to it".to_owned()
@@ -124,7 +123,7 @@ impl Images {
         name: String,
     ) -> Result<bool, ImageError> {
         match Opened::by(&spec, self.seat(backend))? {
-            Err((_, identity)) if self.is_parted(identity, &spec) => Ok(false),
+            Err((_, identity)) if self.is_parted(identity) => Ok(false),
             Err((conflict, identity)) => {
                 Err(self.in_use(&spec.target, conflict, identity, backend))
             }
@@ -175,14 +174,14 @@ impl Images {
     }
 
     /// Whether a disk with this image was there until just now.
-    fn is_parted(&mut self, identity: Identity, spec: &ImageSpec) -> bool {
+    fn is_parted(&mut self, identity: Identity) -> bool {
         self.parted.retain_mut(Parted::is_under_way);
         let mut parted = self.parted.iter();
-        parted.any(|parted| parted.disk.has(identity, spec))
+        parted.any(|parted| parted.disk.has(identity))
     }
 
     /// Whether another domain of the machine that this disk is of has the image, as the same disk.
-    fn is_moving(&self, backend: &str, identity: Identity, spec: &ImageSpec) -> bool {
+    fn is_moving(&self, backend: &str, identity: Identity) -> bool {
         let disk = self.disks.get(backend);
         let Some(machine) = disk.and_then(|disk| disk.machine.as_ref()) else {
             return false;
@@ -192,7 +191,7 @@ impl Images {
                 && vdev(path) == vdev(backend)
                 && disk.served
                 && disk.machine.as_ref() == Some(machine)
-                && disk.has(identity, spec)
+                && disk.has(identity)
         })
     }
 
@@ -229,10 +228,11 @@ impl Images {
         disk.fence = None;
         // A server keeps nobody out.
         if spec.format == ImageFormat::Nbd {
-            if self.is_moving(backend, (0, 0), &spec) {
+            let identity = disk.identity;
+            if self.is_moving(backend, identity) {
                 return Ok(Asked::Moving);
             }
-            if self.is_parted((0, 0), &spec) {
+            if self.is_parted(identity) {
                 return Ok(Asked::Later);
             }
         }
@@ -253,8 +253,8 @@ impl Images {
                 }
             }
             Ok(Err(_)) if disk.served && disk.may_wait(self.patience) => Ok(Asked::Later),
-            Ok(Err((_, identity))) if self.is_moving(backend, identity, &spec) => Ok(Asked::Moving),
-            Ok(Err((_, identity))) if self.is_parted(identity, &spec) => Ok(Asked::Later),
+            Ok(Err((_, identity))) if self.is_moving(backend, identity) => Ok(Asked::Moving),
+            Ok(Err((_, identity))) if self.is_parted(identity) => Ok(Asked::Later),
             Ok(Err((conflict, identity))) => {
                 Err(self.in_use(&spec.target, conflict, identity, backend))
             }
@@ -304,6 +304,29 @@ mod tests {
         assert_ne!(own, identity("other", "a"));
         assert_ne!(own, identity("one", "b"));
         assert_eq!(own, identity("one", "a"));
+    }
+
+    #[test]
+    fn an_export_that_has_two_names_is_one_image() {
+        let mut images = Images::of_process();
+        let (_listener, path, spec) = server("names", "a");
+        let other = ImageSpec {
+            target: format!("nbd+unix:///a?socket={}", path.display()).into(),
+            ..spec.clone()
+        };
+        let (old, new) = ("/7/51712", "/8/51712");
+        for (backend, spec) in [(old, spec), (new, other)] {
+            images.set(backend, spec, backend.to_owned());
+            images.is_of(backend, Some("machine".to_owned()));
+        }
+        // Before it is opened here too.
+        images.was_served(old);
+        let asked = images.open(new, false);
+        assert!(matches!(asked, Ok(Asked::Moving)), "{asked:?}");
+        images.part(|backend| backend == old);
+        let asked = images.open(new, false);
+        assert!(matches!(asked, Ok(Asked::Later)), "{asked:?}");
+        std::fs::remove_file(&path).expect("there");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Opened;
+use super::opened::{Opened, address};
 use crate::image::{ImageError, ImageFormat, ImageSpec};
 use crate::locks::Seat;
 use crate::nbd::Fence;
@@ -20,6 +20,7 @@ pub(super) struct Disk {
     pub(super) spec: ImageSpec,
     /// As messages name it.
     pub(super) name: String,
+    /// Of a file, once it was open.
     pub(super) identity: Identity,
     /// Whose it is: domains of the same machine are one and the same guest, before and after it is migrated.
     pub(super) machine: Option<String>,
@@ -35,11 +36,15 @@ pub(super) struct Disk {
 
 impl Disk {
     /// Of which nothing is known but what it is for.
-    pub(super) const fn new(spec: ImageSpec, name: String) -> Self {
+    pub(super) fn new(spec: ImageSpec, name: String) -> Self {
+        let identity = match spec.format {
+            ImageFormat::Nbd => address(&spec).map_or((0, 0), |address| address.identity()),
+            _ => (0, 0),
+        };
         Self {
             spec,
             name,
-            identity: (0, 0),
+            identity,
             machine: None,
             served: false,
             fence: None,
@@ -92,14 +97,9 @@ impl Disk {
         matches!(self.trouble, Some((_, until)) if now < until)
     }
 
-    /// Whether its image is this one: a server's by its address.
-    pub(super) fn has(&self, identity: Identity, spec: &ImageSpec) -> bool {
-        match spec.format {
-            ImageFormat::Nbd => {
-                self.spec.format == ImageFormat::Nbd && self.spec.target == spec.target
-            }
-            _ => identity != (0, 0) && self.identity == identity,
-        }
+    /// Whether its image is this one.
+    pub(super) fn has(&self, identity: Identity) -> bool {
+        identity != (0, 0) && self.identity == identity
     }
 
     /// Whether whoever asks may go on asking. Once that is refused a new time begins.

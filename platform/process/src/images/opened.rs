@@ -95,12 +95,17 @@ fn nothing() -> Result<Opened, ImageError> {
     })
 }
 
-fn connect(spec: &ImageSpec) -> Result<Opened, ImageError> {
+/// Where the server is.
+pub(super) fn address(spec: &ImageSpec) -> Result<Address, ImageError> {
     let text = spec.target.to_string_lossy();
-    let address: Address = text.parse().map_err(|why| ImageError::Address {
+    text.parse().map_err(|why| ImageError::Address {
         target: spec.target.clone(),
         why,
-    })?;
+    })
+}
+
+fn connect(spec: &ImageSpec) -> Result<Opened, ImageError> {
+    let address = address(spec)?;
     let connection = address.connect().map_err(|error| ImageError::System {
         target: spec.target.clone(),
         op: match error.raw_os_error() {
