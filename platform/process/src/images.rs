@@ -75,31 +75,21 @@ impl Images {
     }
 
     /// Domains of the same machine have the same.
-    fn seat(&self, backend: &str) -> Seat {
-        let machine = self
-            .disks
-            .get(backend)
-            .and_then(|disk| disk.machine.as_ref());
+    fn seat(&self, backend: &str, machine: Option<&str>) -> Seat {
         match (machine, vdev(backend)) {
             (Some(machine), Some(vdev)) => Seat::of(&[&self.place, machine, vdev]),
             _ => Seat::of(&[&self.place, backend]),
         }
     }
 
-    fn in_use(
-        &self,
-        target: &Path,
-        conflict: Conflict,
-        identity: Identity,
-        except: &str,
-    ) -> ImageError {
-        let mut disks = self.disks.iter();
-        let ours = disks.find(|(path, disk)| *path != except && disk.has(identity) && disk.served);
+    fn in_use(&self, target: &Path, conflict: Conflict, identity: Identity) -> ImageError {
+        let mut disks = self.disks.values();
+        let ours = disks.find(|disk| disk.has(identity) && disk.served);
         let by = match (ours, conflict) {
             (_, Conflict::Seated) => {
                 "an earlier process of this disk, which still writes to it".to_owned()
             }
-            (Some((_, disk)), _) => disk.name.clone(),
+            (Some(disk), _) => disk.name.clone(),
             (None, Conflict::Used) => "another process, which writes to it".to_owned(),
             (None, Conflict::NotShared) => {
                 "another process, which shares it with nobody".to_owned()
@@ -122,11 +112,9 @@ impl Images {
         spec: ImageSpec,
         name: String,
     ) -> Result<bool, ImageError> {
-        match Opened::by(&spec, self.seat(backend))? {
+        match Opened::by(&spec, self.seat(backend, None))? {
             Err((_, identity)) if self.is_parted(identity) => Ok(false),
-            Err((conflict, identity)) => {
-                Err(self.in_use(&spec.target, conflict, identity, backend))
-            }
+            Err((conflict, identity)) => Err(self.in_use(&spec.target, conflict, identity)),
             Ok(Opened { identity, .. }) => {
                 let mut disk = Disk::new(spec, name);
                 disk.identity = identity;
@@ -180,19 +168,15 @@ impl Images {
         parted.any(|parted| parted.disk.has(identity))
     }
 
-    /// Whether another domain of the machine that this disk is of has the image, as the same disk.
-    fn is_moving(&self, backend: &str, identity: Identity) -> bool {
-        let disk = self.disks.get(backend);
-        let Some(machine) = disk.and_then(|disk| disk.machine.as_ref()) else {
-            return false;
-        };
-        self.disks.iter().any(|(path, disk)| {
-            path != backend
-                && vdev(path) == vdev(backend)
-                && disk.served
-                && disk.machine.as_ref() == Some(machine)
-                && disk.has(identity)
-        })
+    /// Whether another domain of `machine` has the image, as the same disk.
+    fn is_moving(&self, backend: &str, machine: Option<&str>, identity: Identity) -> bool {
+        machine.is_some()
+            && self.disks.iter().any(|(path, disk)| {
+                vdev(path) == vdev(backend)
+                    && disk.served
+                    && disk.machine.as_deref() == machine
+                    && disk.has(identity)
+            })
     }
 
     /// Nothing is known of this disk any more, and nothing of it is under way.
@@ -212,53 +196,66 @@ impl Images {
     /// # Errors
     /// [`ImageError`], in words for the `error` node; also when that has been waited for too long.
     pub fn open(&mut self, backend: &str, connected: bool) -> Result<Asked, ImageError> {
-        let seat = self.seat(backend);
-        let Some(disk) = self.disks.get_mut(backend) else {
+        let Some((path, mut disk)) = self.disks.remove_entry(backend) else {
             return Err(ImageError::NoDisk {
                 backend_path: backend.to_owned(),
             });
         };
-        let spec = disk.spec.clone();
+        let asked = self.ask(&path, &mut disk, connected);
+        self.disks.insert(path, disk);
+        asked
+    }
+
+    /// The same of a disk that is none of those here meanwhile.
+    fn ask(
+        &mut self,
+        backend: &str,
+        disk: &mut Disk,
+        connected: bool,
+    ) -> Result<Asked, ImageError> {
         if disk.fence.as_mut().is_some_and(|fence| !fence.is_over()) {
             if disk.may_wait(self.patience) {
                 return Ok(Asked::Later);
             }
-            return Err(self.in_use(&spec.target, Conflict::Used, (0, 0), backend));
+            return Err(self.in_use(&disk.spec.target, Conflict::Used, (0, 0)));
         }
         disk.fence = None;
+        let machine = disk.machine.as_deref();
+        let seat = self.seat(backend, machine);
         // A server keeps nobody out.
-        if spec.format == ImageFormat::Nbd {
-            let identity = disk.identity;
-            if self.is_moving(backend, identity) {
+        if disk.spec.format == ImageFormat::Nbd {
+            if self.is_moving(backend, machine, disk.identity) {
                 return Ok(Asked::Moving);
             }
-            if self.is_parted(identity) {
+            if self.is_parted(disk.identity) {
                 return Ok(Asked::Later);
             }
         }
-        let Some(disk) = self.disks.get_mut(backend) else {
-            return Ok(Asked::Later);
-        };
         let began = Instant::now();
         if connected && disk.rests(began) {
             return Ok(Asked::Later);
         }
-        match disk.open(seat) {
-            Ok(Ok(opened)) => Ok(Asked::Open(spec, opened)),
+        let (conflict, identity) = match disk.open(seat) {
+            Ok(Ok(opened)) => return Ok(Asked::Open(disk.spec.clone(), opened)),
+            Ok(Err(busy)) => busy,
             Err(error) => {
                 let took = began.elapsed();
-                match connected && disk.tries_again(&error, took, self.patience) {
+                return match connected && disk.tries_again(&error, took, self.patience) {
                     true => Ok(Asked::Later),
                     false => Err(error),
-                }
+                };
             }
-            Ok(Err(_)) if disk.served && disk.may_wait(self.patience) => Ok(Asked::Later),
-            Ok(Err((_, identity))) if self.is_moving(backend, identity) => Ok(Asked::Moving),
-            Ok(Err((_, identity))) if self.is_parted(identity) => Ok(Asked::Later),
-            Ok(Err((conflict, identity))) => {
-                Err(self.in_use(&spec.target, conflict, identity, backend))
-            }
+        };
+        if disk.served && disk.may_wait(self.patience) {
+            return Ok(Asked::Later);
         }
+        if self.is_moving(backend, disk.machine.as_deref(), identity) {
+            return Ok(Asked::Moving);
+        }
+        if self.is_parted(identity) {
+            return Ok(Asked::Later);
+        }
+        Err(self.in_use(&disk.spec.target, conflict, identity))
     }
 
     /// What tells the image of a disk from others, as last opened: device and inode, or what stands for a server's address and
