@@ -214,10 +214,7 @@ impl Images {
         connected: bool,
     ) -> Result<Asked, ImageError> {
         if disk.fence.as_mut().is_some_and(|fence| !fence.is_over()) {
-            if disk.may_wait(self.patience) {
-                return Ok(Asked::Later);
-            }
-            return Err(self.in_use(&disk.spec.target, Conflict::Used, (0, 0)));
+            return self.later(disk);
         }
         disk.fence = None;
         let machine = disk.machine.as_deref();
@@ -228,7 +225,7 @@ impl Images {
                 return Ok(Asked::Moving);
             }
             if self.is_parted(disk.identity) {
-                return Ok(Asked::Later);
+                return self.later(disk);
             }
         }
         let began = Instant::now();
@@ -256,6 +253,14 @@ impl Images {
             return Ok(Asked::Later);
         }
         Err(self.in_use(&disk.spec.target, conflict, identity))
+    }
+
+    /// Its server has yet to finish what came on another connection.
+    fn later(&self, disk: &mut Disk) -> Result<Asked, ImageError> {
+        match disk.may_wait(self.patience) {
+            true => Ok(Asked::Later),
+            false => Err(self.in_use(&disk.spec.target, Conflict::Used, (0, 0))),
+        }
     }
 
     /// What tells the image of a disk from others, as last opened: device and inode, or what stands for a server's address and
@@ -343,5 +348,31 @@ mod tests {
         while !images.parted.is_empty() {
             images.part(|_| false);
         }
+    }
+
+    #[test]
+    fn an_export_is_not_opened_while_its_server_finishes_what_a_disk_that_is_gone_asked_for() {
+        let mut images = Images::of_process();
+        let (listener, path, spec) = server("finishes", "");
+        images.set("/old", spec.clone(), "old".to_owned());
+        drop(images.open("/old", false).expect("a server"));
+        let (servers, _) = listener.accept().expect("a connection");
+        images.part(|backend| backend == "/old");
+        // However long that takes.
+        for parted in &mut images.parted {
+            parted.since -= Duration::from_secs(3600);
+        }
+        images.set("/new", spec, "new".to_owned());
+        let asked = images.open("/new", false);
+        assert!(matches!(asked, Ok(Asked::Later)), "{asked:?}");
+        images.patience = Duration::ZERO;
+        let refused = images.open("/new", false).expect_err("waited for too long");
+        assert!(refused.to_string().contains("in use by"), "{refused}");
+        images.patience = PATIENCE;
+        drop(servers);
+        let asked = std::iter::repeat_with(|| images.open("/new", false))
+            .find(|asked| !matches!(asked, Ok(Asked::Later)));
+        assert!(matches!(asked, Some(Ok(Asked::Open(..)))), "{asked:?}");
+        std::fs::remove_file(&path).expect("there");
     }
 }

@@ -11,7 +11,7 @@ use crate::open::{Busy, Identity};
 /// How much longer than an attempt that failed it is left alone: others are not served while a server does not answer.
 const REST: u32 = 4;
 
-/// How long a process may take to let go of the image of a disk that is gone.
+/// How long a process may take to let go of the image of a disk that is gone, where locks say whether it did.
 const PARTING: Duration = Duration::from_secs(5);
 
 /// A disk as configured.
@@ -121,9 +121,12 @@ pub(super) struct Parted {
 }
 
 impl Parted {
-    /// Whether something of it may still be under way.
+    /// Whether something of it may still be under way: until its server has closed the connection, for nothing else keeps the
+    /// next one out there.
     pub(super) fn is_under_way(&mut self) -> bool {
-        let fence = self.disk.fence.as_mut();
-        self.since.elapsed() < PARTING && fence.is_none_or(|fence| !fence.is_over())
+        match &mut self.disk.fence {
+            Some(fence) => !fence.is_over(),
+            None => self.since.elapsed() < PARTING,
+        }
     }
 }
