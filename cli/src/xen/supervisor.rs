@@ -329,7 +329,9 @@ fn given_statistics(published: Option<&Published>) -> Given {
 fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let now = Timespec::default();
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    Ok(rustix::event::poll(&mut fds, Some(&now))? > 0)
+    // The signal that is looked for may come just now.
+    let found = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&now)))?;
+    Ok(found > 0)
 }
 
 /// What a poll found.
