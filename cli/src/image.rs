@@ -42,14 +42,16 @@ pub fn opened(spec: &ImageSpec, file: OwnedFd, backing: Vec<OwnedFd>) -> Result<
 /// A name that no toolstack gives a disk; the text is about an image only.
 const ANY_VDEV: &str = "xvda";
 
-/// What a toolstack's node says of an image: a path, a server's address, or a disk's text without `vdev`, such as
-/// `format=qcow2,throttle.iops=100,target=/img`.
+/// What a toolstack's node says of an image: a path, a server's address, a disk's text without `vdev`, such as
+/// `format=qcow2,throttle.iops=100,target=/img`, or nothing, of an empty drive.
 ///
 /// # Errors
 /// As of a disk's text.
 pub fn parse(words: &str, read_only: bool, shared: bool) -> Result<ImageSpec, DiskSpecError> {
     let is_plain = words.starts_with('/') || Address::is_meant(words);
-    let mut spec = if is_plain {
+    let mut spec = if words.is_empty() {
+        ImageSpec::empty()
+    } else if is_plain {
         let mut spec = ImageSpec::raw(words, false);
         if Address::is_meant(words) {
             spec.format = ImageFormat::Nbd;
@@ -97,6 +99,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         for text in [
+            "",
             "/img",
             "nbd:unix:/run/a.sock",
             "format=qcow2,backing=raw:/base,target=/img",
@@ -104,9 +107,10 @@ mod tests {
             "sectors=mini-os,target=/dev/sdb",
         ] {
             let spec = parse(text, false, false).expect(text);
-            let disk: DiskSpec = match text.contains("target=") {
-                true => format!("vdev=xvda,{text}"),
-                false => format!("vdev=xvda,target={text}"),
+            let disk: DiskSpec = match text {
+                "" => "vdev=xvda,cdrom".to_owned(),
+                _ if text.contains("target=") => format!("vdev=xvda,{text}"),
+                _ => format!("vdev=xvda,target={text}"),
             }
             .parse()
             .expect(text);

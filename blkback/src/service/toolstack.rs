@@ -141,6 +141,22 @@ impl Toolstack {
         Ok(Some(named))
     }
 
+    /// The same, and an empty text where the nodes say that the device is a drive without a medium.
+    ///
+    /// # Errors
+    /// As of [`image`](Self::image).
+    pub fn named<S: Store>(
+        &self,
+        store: &mut S,
+        backend_dir: &str,
+        id: DeviceId,
+    ) -> Result<Option<String>, ImageError> {
+        match self.image(store, backend_dir, id)? {
+            None if self.is_empty_drive(store, backend_dir)? => Ok(Some(String::new())),
+            image => Ok(image),
+        }
+    }
+
     /// Which node names the image.
     const fn node(&self) -> &'static str {
         match self.hotplug {
@@ -150,18 +166,17 @@ impl Toolstack {
     }
 
     /// Whether the device is a CD-ROM whose node was written and names nothing: a drive without a medium.
-    ///
-    /// # Errors
-    /// Only if the store is of no further use.
-    pub fn is_empty_drive<S: Store>(
+    fn is_empty_drive<S: Store>(
         &self,
         store: &mut S,
         backend_dir: &str,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<bool, ImageError> {
         for (node, wanted) in [("device-type", "cdrom"), (self.node(), "")] {
             match text(store, backend_dir, node) {
                 Ok(Some(value)) if value == wanted => {}
-                Err(ImageError::Store { error, .. }) if is_lost(error) => return Err(error),
+                Err(ImageError::Store { node, error }) if is_lost(error) => {
+                    return Err(ImageError::Store { node, error });
+                }
                 _ => return Ok(false),
             }
         }

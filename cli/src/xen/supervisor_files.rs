@@ -120,21 +120,14 @@ impl<S: Store, F: DeviceFiles> Files<S, F> {
         let id = self
             .id(backend_dir)
             .ok_or_else(|| format!("{backend_dir} is no backend directory of this domain"))?;
-        let image = self.toolstack.image(&mut self.store, backend_dir, id);
-        let target = image.map_err(|error| error.to_string())?;
-        let is_empty = self
-            .toolstack
-            .is_empty_drive(&mut self.store, backend_dir)
-            .map_err(|error| error.to_string())?;
+        let image = self.toolstack.named(&mut self.store, backend_dir, id);
+        let image = image.map_err(|error| error.to_string())?;
+        let image = image.ok_or_else(|| format!("{backend_dir} names no image"))?;
         let mode = self.store.read_opt::<Mode>(Tx::NONE, backend_dir, "mode");
         let mode = mode.map_err(|error| error.to_string())?;
         let mode = mode.unwrap_or(Mode::Read);
-        let mut spec = match target {
-            Some(target) => image::parse(&target, mode == Mode::Read, mode == Mode::Share)
-                .map_err(|error| error.to_string())?,
-            None if is_empty => ImageSpec::empty(),
-            None => return Err(format!("{backend_dir} names no image")),
-        };
+        let mut spec = image::parse(&image, mode == Mode::Read, mode == Mode::Share)
+            .map_err(|error| error.to_string())?;
         let safe = self
             .store
             .read_opt::<bool>(Tx::NONE, backend_dir, "direct-io-safe");

@@ -88,11 +88,7 @@ impl<P: Platform> Device<'_, P> {
     /// What the toolstack's nodes name, which is nothing for an empty drive, or why they name no image; `None` while they are not
     /// there.
     fn image<S: Store>(&self, store: &mut S) -> Result<Option<Result<String, String>>, StoreError> {
-        match self.toolstack.image(store, &self.dir, self.id) {
-            Ok(None) => {
-                let is_empty = self.toolstack.is_empty_drive(store, &self.dir)?;
-                Ok(is_empty.then(|| Ok(String::new())))
-            }
+        match self.toolstack.named(store, &self.dir, self.id) {
             Ok(image) => Ok(image.map(Ok)),
             Err(ImageError::Store { error, .. }) if is_lost(error) => Err(error),
             Err(error) => Ok(Some(Err(error.to_string()))),
