@@ -306,7 +306,8 @@ impl<'a> Fields<'a> {
     }
 
     fn finish(self) -> Result<DiskSpec, DiskSpecError> {
-        let vdev_text = self.get("vdev").unwrap_or_default();
+        let given = self.need("vdev");
+        let vdev_text = given.as_ref().copied().unwrap_or_default();
         let (vdev_name, suffix) = match vdev_text.rsplit_once(':') {
             Some((name, suffix @ ("disk" | "cdrom"))) => (name, Some(suffix)),
             _ => (vdev_text, None),
@@ -320,7 +321,7 @@ impl<'a> Fields<'a> {
             None | Some("") if cdrom => "",
             _ => self.need("target")?,
         };
-        self.need("vdev")?;
+        given?;
         let (physical, target) = match target.split_once(':') {
             Some(("phy", device)) if device.starts_with('/') => (true, device.to_owned()),
             Some(("phy", device)) => (true, format!("/dev/{device}")),
@@ -332,7 +333,9 @@ impl<'a> Fields<'a> {
         };
         let served = Address::is_meant(&target);
         let format = match self.get("format") {
-            _ if cdrom && target.is_empty() => ImageFormat::Empty,
+            None | Some("" | "raw" | "qcow2" | "nbd") if cdrom && target.is_empty() => {
+                ImageFormat::Empty
+            }
             None | Some("") if served => ImageFormat::Nbd,
             None | Some("raw" | "") => ImageFormat::Raw,
             Some("qcow2") => ImageFormat::Qcow2,

@@ -147,6 +147,7 @@ fn every_refusal_names_field_and_value() {
         ("", "no target"),
         ("/img,raw,nonsense", "vdev 'nonsense'"),
         ("/img,vhd,xvda", "format 'vhd'"),
+        ("format=vhd,vdev=hdc,cdrom", "format 'vhd'"),
         ("nbd:host:1,raw,xvda", "does not go with format raw"),
         ("/img,nbd,xvda", "does not go with format nbd"),
         (
