@@ -269,13 +269,21 @@ mod tests {
         assert_eq!(unix, identity("nbd+unix:///disk?socket=/run/a.sock"));
         assert_eq!(unix, (0xb874_9b1b_df49_9d9b, 0x01c2_e0a4_ae5e_8dbb));
         assert_eq!(identity("nbd://host/x"), identity("nbd://host:10809/x"));
-        for other in [
+        let others = [
+            "nbd:unix:/run/a.sock:disk",
             "nbd:unix:/run/a.sock",
             "nbd:unix:/run/b.sock:disk",
             "nbd://host/disk",
             "nbd://host:7/disk",
-        ] {
-            assert_ne!(identity(other), unix, "{other}");
+            "nbd://host/x",
+            "nbd://other/x",
+            "nbd://host:7/x",
+            "nbd://host/y",
+        ];
+        for (number, one) in others.iter().enumerate() {
+            for other in &others[..number] {
+                assert_ne!(identity(one), identity(other), "{one} {other}");
+            }
         }
     }
 
