@@ -190,10 +190,11 @@ fn a_server_of_nbd_that_says_nothing_holds_up_no_other_disk() {
         .arg("--run-dir")
         .arg(host.path("run"))
         .args(["block-attach", "g1", &silent])
+        .stderr(std::process::Stdio::piped())
         .spawn()
         .expect("it starts");
     // The broker's own, and that of the process that serves.
-    let _said_nothing_on = [(); 2].map(|()| server.accept().expect("a connection"));
+    let said_nothing_on = [(); 2].map(|()| server.accept().expect("a connection"));
     let other = format!(
         "format=raw,vdev=xvda,backend=blk0,target={}",
         image.display()
@@ -203,7 +204,13 @@ fn a_server_of_nbd_that_says_nothing_holds_up_no_other_disk() {
     let waits = attach.try_wait().expect("a child").is_none();
     assert!(verified.status.success(), "{}", output_text(&verified));
     assert!(waits, "the other one had to wait for it");
-    assert!(!attach.wait().expect("it ends").success());
+    drop(said_nothing_on);
+    let attached = attach.wait_with_output().expect("it ends");
+    let said = output_text(&attached);
+    assert!(
+        !attached.status.success() && said.contains("closed the connection"),
+        "{said}"
+    );
 }
 
 #[test]
