@@ -140,6 +140,9 @@ pub enum AdminError {
     /// The domain has no process.
     #[error("domain {0} is not running")]
     NotRunning(String),
+    /// Somebody told the process to end, and nothing follows.
+    #[error("domain {0} was told to end")]
+    Ending(String),
     /// No process of the domain counts anything yet.
     #[error("domain {0} has no statistics")]
     NoStatistics(String),

@@ -111,10 +111,11 @@ impl Broker {
             .get(&domid.get())
             .and_then(|found| found.process.as_ref());
         let sent = process.and_then(|process| process.child.signal(signal).ok());
+        sent.ok_or_else(|| AdminError::NotRunning(name.to_owned()))?;
         if signal == libc::SIGTERM {
             self.follow_with_nothing(domid);
         }
-        sent.ok_or_else(|| AdminError::NotRunning(name.to_owned()))
+        Ok(())
     }
 
     /// The pidfd says that a process ended.

@@ -88,7 +88,7 @@ impl Broker {
             return;
         };
         if let Some(upgrade) = domain.upgrade.take() {
-            let ending = AdminError::NotRunning(domain.new.name.clone());
+            let ending = AdminError::Ending(domain.new.name.clone());
             self.admin_answer(upgrade.asked_by, Err(ending));
         }
     }
@@ -106,12 +106,16 @@ impl Broker {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::os::fd::AsFd as _;
 
     use ringfence_process::ImageSpec;
+    use ringfence_process::packet::{self, Received};
     use ringfence_process::restart::RestartPolicy;
+    use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
+    use super::super::admin::Admin;
     use super::*;
-    use crate::admin::{NewDisk, NewDomain};
+    use crate::admin::{AdminReply, NewDisk, NewDomain};
     use crate::rundir::RunDir;
 
     fn open(path: &str) -> OwnedFd {
@@ -187,6 +191,28 @@ mod tests {
         broker.destroy(guest);
         broker.destroy(blk0);
     }
+
+    /// A connection of the command's with this number: its other end.
+    fn asks(broker: &mut Broker, id: AdminId) -> OwnedFd {
+        let (ours, socket) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .expect("sockets");
+        let waits_for = None;
+        broker.admins.insert(id, Admin { socket, waits_for });
+        ours
+    }
+
+    fn answer(command: &OwnedFd) -> Option<AdminReply> {
+        match packet::recv(command.as_fd(), RecvFlags::DONTWAIT).expect("it reads") {
+            Received::Message(reply, _) => Some(reply),
+            _ => None,
+        }
+    }
+
     #[test]
     fn who_is_told_to_end_is_not_followed_by_another_program() {
         let dir = tempfile::TempDir::with_prefix("ringfence-ended-").expect("a directory");
@@ -194,13 +220,26 @@ mod tests {
         let mut broker = Broker::with_program(run_dir, "/bin/sleep".into()).expect("a broker");
         let domid = sleeper(&mut broker, "blk0", DomainKind::DriverDomain);
         let program = || open("/bin/true");
+        let command = asks(&mut broker, 1);
         broker.upgrade(1, domid, program(), [3, 9]).expect("known");
+        assert_eq!(answer(&command), None);
         broker.kill("blk0", libc::SIGTERM).expect("it runs");
+        let ending = AdminError::Ending("blk0".into());
+        assert_eq!(answer(&command), Some(AdminReply::Refused(ending)));
         while broker.domains[&domid.get()].exit.is_none() {
             broker.turn(None).expect("a turn");
         }
         let domain = &broker.domains[&domid.get()];
         assert!(domain.process.is_none() && domain.program.is_none() && domain.upgrade.is_none());
+
+        // Where nothing runs there is nothing to end, and the other program goes on.
+        broker.upgrade(1, domid, program(), [3, 9]).expect("known");
+        let not_running = AdminError::NotRunning("blk0".into());
+        assert_eq!(broker.kill("blk0", libc::SIGTERM), Err(not_running));
+        while broker.domains[&domid.get()].upgrade.is_some() {
+            broker.turn(None).expect("a turn");
+        }
+        assert_eq!(answer(&command), Some(AdminReply::Done));
         broker.stopping = true;
         let refused = broker.upgrade(1, domid, program(), [3, 9]);
         assert_eq!(refused, Err(AdminError::ShuttingDown));
