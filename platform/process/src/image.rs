@@ -203,3 +203,60 @@ impl ImageError {
         matches!(self, Self::Missing { .. } | Self::System { .. })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nbd::AddressError;
+
+    #[test]
+    fn only_what_the_configuration_does_not_say_may_pass() {
+        let target = PathBuf::from("/img");
+        let system = |op: &str| ImageError::System {
+            target: target.clone(),
+            op: op.to_owned(),
+            errno: 0,
+        };
+        let missing = ImageError::Missing {
+            target: target.clone(),
+        };
+        for error in [missing, system("open"), system("connect")] {
+            assert!(error.may_pass(), "{error}");
+        }
+        for error in [
+            ImageError::Directory {
+                target: target.clone(),
+            },
+            ImageError::WrongKind {
+                target: target.clone(),
+            },
+            ImageError::Misaligned {
+                target: target.clone(),
+                bytes: 513,
+            },
+            ImageError::InUse {
+                target: target.clone(),
+                by: "another".to_owned(),
+            },
+            ImageError::Shared {
+                target: target.clone(),
+                format: "qcow2".to_owned(),
+            },
+            ImageError::Backing {
+                target: target.clone(),
+                format: "raw".to_owned(),
+                count: 1,
+            },
+            ImageError::Address {
+                target: target.clone(),
+                why: AddressError::Form,
+            },
+            ImageError::Relative { target },
+            ImageError::NoDisk {
+                backend_path: "/local/domain/3/backend/vbd/7/51712".to_owned(),
+            },
+        ] {
+            assert!(!error.may_pass(), "{error}");
+        }
+    }
+}

@@ -446,7 +446,10 @@ fn what_cannot_be_had_for_a_moment_is_waited_for_where_a_guest_is_connected() {
         assert_eq!(desk.files.image(file).0, Answer::Later);
         assert_eq!(desk.files.image(server).0, Answer::Later, "refused");
     }
+    // Of a supervisor that tries it for the first time, not one that lets it rest since it was refused.
     fs::remove_file(&socket).unwrap();
+    desk.files.images = Images::of_kernel();
+    desk.files.process_died(Exit::Signal(9));
     assert_eq!(desk.files.image(server).0, Answer::Later, "missing");
     fs::rename(&away, &image).unwrap();
     let _listener = UnixListener::bind(&socket).unwrap();
