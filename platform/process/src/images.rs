@@ -1,5 +1,6 @@
 //! Opening what the configuration names, for the one process that will use it.
 
+mod connections;
 mod disk;
 mod opened;
 
@@ -10,8 +11,10 @@ use std::time::{Duration, Instant};
 use crate::image::{ImageError, ImageFormat, ImageSpec};
 use crate::locks::{Conflict, Seat};
 use crate::open::Identity;
+use connections::Connections;
 use disk::{Disk, Parted};
 pub use opened::Opened;
+use opened::Tried;
 
 /// How long a process may be kept from the image of a disk that is in use: by I/O of a dead one, or by an error that may pass.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub enum Asked {
     /// Here it is, with what the configuration says of it.
     Open(ImageSpec, Opened),
-    /// I/O of an earlier process is still under way, or it cannot be opened just now: ask again.
+    /// I/O of an earlier process is still under way, a server has yet to let us in, or it cannot be opened just now: ask again.
     Later,
     /// Another domain of the same machine has it, which will end: ask again, for as long as that takes.
     Moving,
@@ -35,6 +38,7 @@ pub struct Images {
     disks: BTreeMap<String, Disk>,
     /// Disks that are gone, which processes may not have noticed yet.
     parted: Vec<Parted>,
+    connections: Connections,
     patience: Duration,
 }
 
@@ -60,11 +64,12 @@ impl Images {
         Self::at(random("uuid"))
     }
 
-    const fn at(place: String) -> Self {
+    fn at(place: String) -> Self {
         Self {
             place,
             disks: BTreeMap::new(),
             parted: Vec::new(),
+            connections: Connections::default(),
             patience: PATIENCE,
         }
     }
@@ -102,7 +107,7 @@ impl Images {
     }
 
     /// Checks an image and remembers what it is for. `name` is the disk as messages name it. `false`: nothing was remembered,
-    /// since the process of a disk that is gone has yet to let go of it; ask again.
+    /// since the process of a disk that is gone has yet to let go of it, or a server to let us in; ask again.
     ///
     /// # Errors
     /// [`ImageError`], in words for the `error` node.
@@ -112,10 +117,12 @@ impl Images {
         spec: ImageSpec,
         name: String,
     ) -> Result<bool, ImageError> {
-        match Opened::by(&spec, self.seat(backend, None))? {
-            Err((_, identity)) if self.is_parted(identity) => Ok(false),
-            Err((conflict, identity)) => Err(self.in_use(&spec.target, conflict, identity)),
-            Ok(Opened { identity, .. }) => {
+        let seat = self.seat(backend, None);
+        match Opened::by(&spec, seat, &mut self.connections)? {
+            Tried::Later => Ok(false),
+            Tried::Busy((_, identity)) if self.is_parted(identity) => Ok(false),
+            Tried::Busy((conflict, identity)) => Err(self.in_use(&spec.target, conflict, identity)),
+            Tried::Open(Opened { identity, .. }) => {
                 let mut disk = Disk::new(spec, name);
                 disk.identity = identity;
                 self.disks.insert(backend.to_owned(), disk);
@@ -232,9 +239,10 @@ impl Images {
         if connected && disk.rests(began) {
             return Ok(Asked::Later);
         }
-        let (conflict, identity) = match disk.open(seat) {
-            Ok(Ok(opened)) => return Ok(Asked::Open(disk.spec.clone(), opened)),
-            Ok(Err(busy)) => busy,
+        let (conflict, identity) = match disk.open(seat, &mut self.connections) {
+            Ok(Tried::Open(opened)) => return Ok(Asked::Open(disk.spec.clone(), opened)),
+            Ok(Tried::Later) => return Ok(Asked::Later),
+            Ok(Tried::Busy(busy)) => busy,
             Err(error) => {
                 let took = began.elapsed();
                 return match connected && disk.tries_again(&error, took, self.patience) {
@@ -275,8 +283,12 @@ impl Images {
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
+    use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
     use std::os::unix::net::UnixListener;
     use std::path::PathBuf;
+
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::net::{AddressFamily, SocketType};
 
     use super::*;
 
@@ -374,5 +386,40 @@ mod tests {
             .find(|asked| !matches!(asked, Ok(Asked::Later)));
         assert!(matches!(asked, Some(Ok(Asked::Open(..)))), "{asked:?}");
         std::fs::remove_file(&path).expect("there");
+    }
+
+    #[test]
+    fn a_server_that_lets_nobody_in_holds_up_no_other_disk() {
+        let server = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        rustix::net::bind(&server, &any).unwrap();
+        rustix::net::listen(&server, 0).unwrap();
+        let server = TcpListener::from(server);
+        let address = server.local_addr().unwrap();
+        // Once it has no room it does not answer.
+        let enough = Duration::from_millis(300);
+        let room = std::iter::from_fn(|| TcpStream::connect_timeout(&address, enough).ok());
+        let room: Vec<TcpStream> = room.collect();
+        let mut remote = ImageSpec::raw(format!("nbd://{address}/x"), false);
+        remote.format = ImageFormat::Nbd;
+        let mut images = Images::of_process();
+        images.set("/remote", remote.clone(), "remote".to_owned());
+        images.set("/empty", ImageSpec::empty(), "empty".to_owned());
+        for _ in 0..3 {
+            let asked = images.open("/remote", false);
+            assert!(matches!(asked, Ok(Asked::Later)), "{asked:?}");
+            let known = images.configure("/other", remote.clone(), "other".to_owned());
+            assert!(!known.expect("no answer yet"));
+            let asked = images.open("/empty", false);
+            assert!(matches!(asked, Ok(Asked::Open(..))), "{asked:?}");
+        }
+        // Now it has.
+        for _ in &room {
+            server.accept().unwrap();
+        }
+        poll(&mut [PollFd::new(&server, PollFlags::IN)], None).unwrap();
+        let asked = std::iter::repeat_with(|| images.open("/remote", false))
+            .find(|asked| !matches!(asked, Ok(Asked::Later)));
+        assert!(matches!(asked, Some(Ok(Asked::Open(..)))), "{asked:?}");
     }
 }

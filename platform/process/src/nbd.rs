@@ -11,12 +11,13 @@ use std::io;
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -25,8 +26,8 @@ use crate::fnv::fnv;
 /// The port of the protocol.
 const PORT: u16 = 10809;
 
-/// How long a server may take to let a connection be made: the supervisor does nothing else meanwhile.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long each of a server's addresses may take to let a connection be made.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The longest name of an export, in bytes.
 const NAME_MAX: usize = 4096;
@@ -98,13 +99,20 @@ impl Address {
         ((hash >> 64) as u64, hash as u64)
     }
 
-    /// Connects, which may take some time.
+    /// Connects. That to a host may take some time; a Unix socket that has no room just now refuses.
     ///
     /// # Errors
     /// As `connect(2)`; no such host.
-    pub fn connect(&self) -> io::Result<OwnedFd> {
+    pub(crate) fn connect(&self) -> io::Result<OwnedFd> {
         match &self.server {
-            Server::Unix(path) => Ok(UnixStream::connect(path)?.into()),
+            Server::Unix(path) => {
+                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+                let socket = rustix::net::socket_with(family, kind, flags, None)?;
+                rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+                rustix::fs::fcntl_setfl(&socket, OFlags::empty())?;
+                Ok(socket)
+            }
             Server::Tcp { host, port } => {
                 let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
                 for address in (host.as_str(), *port).to_socket_addrs()? {
@@ -228,6 +236,8 @@ impl Fence {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     fn at(text: &str) -> Address {

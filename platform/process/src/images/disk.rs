@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::opened::{Opened, address};
+use super::connections::Connections;
+use super::opened::{Opened, Tried, address};
 use crate::image::{ImageError, ImageFormat, ImageSpec};
 use crate::locks::Seat;
 use crate::nbd::Fence;
-use crate::open::{Busy, Identity};
+use crate::open::Identity;
 
-/// How much longer than an attempt that failed it is left alone: others are not served while a server does not answer.
+/// How much longer than an attempt that failed it is left alone: others are not served while storage does not answer.
 const REST: u32 = 4;
 
 /// How long a process may take to let go of the image of a disk that is gone, where locks say whether it did.
@@ -54,10 +55,14 @@ impl Disk {
     }
 
     /// Opens it, for one process.
-    pub(super) fn open(&mut self, seat: Seat) -> Result<Result<Opened, Busy>, ImageError> {
-        let opened = match Opened::by(&self.spec, seat)? {
-            Ok(opened) => opened,
-            busy => return Ok(busy),
+    pub(super) fn open(
+        &mut self,
+        seat: Seat,
+        connections: &mut Connections,
+    ) -> Result<Tried, ImageError> {
+        let opened = match Opened::by(&self.spec, seat, connections)? {
+            Tried::Open(opened) => opened,
+            other => return Ok(other),
         };
         if self.spec.format == ImageFormat::Nbd {
             let fence = Fence::new(&opened.file).map_err(|error| ImageError::System {
@@ -71,7 +76,7 @@ impl Disk {
         self.waits = None;
         self.trouble = None;
         self.identity = opened.identity;
-        Ok(Ok(opened))
+        Ok(Tried::Open(opened))
     }
 
     /// An attempt to open it failed: whether another is to follow.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 
+use super::connections::Connections;
 use crate::image::{ImageError, ImageFormat, ImageSpec};
 use crate::locks::{Seat, Use};
 use crate::nbd::Address;
@@ -19,9 +20,22 @@ pub struct Opened {
     pub(super) identity: Identity,
 }
 
+/// What comes of trying to open an image.
+#[derive(Debug)]
+pub(super) enum Tried {
+    Open(Opened),
+    Busy(Busy),
+    /// Its server has yet to let us in.
+    Later,
+}
+
 impl Opened {
     /// Opens what is configured, for who has this seat.
-    pub(super) fn by(spec: &ImageSpec, seat: Seat) -> Result<Result<Opened, Busy>, ImageError> {
+    pub(super) fn by(
+        spec: &ImageSpec,
+        seat: Seat,
+        connections: &mut Connections,
+    ) -> Result<Tried, ImageError> {
         let format = || spec.format.name().to_owned();
         let target = || spec.target.clone();
         if spec.shared && spec.format == ImageFormat::Qcow2 {
@@ -39,8 +53,8 @@ impl Opened {
             });
         }
         match spec.format {
-            ImageFormat::Nbd => return connect(spec).map(Ok),
-            ImageFormat::Empty => return nothing().map(Ok),
+            ImageFormat::Nbd => return connect(spec, connections),
+            ImageFormat::Empty => return nothing().map(Tried::Open),
             ImageFormat::Raw | ImageFormat::Qcow2 => {}
         }
         let wish = Wish {
@@ -55,7 +69,7 @@ impl Opened {
         };
         let top = match open::open(&wish)? {
             Ok(top) => top,
-            Err(busy) => return Ok(Err(busy)),
+            Err(busy) => return Ok(Tried::Busy(busy)),
         };
         let mut backing = Vec::with_capacity(count);
         for below in &spec.backing {
@@ -67,10 +81,10 @@ impl Opened {
             };
             match open::open(&wish)? {
                 Ok(one) => backing.push(one.file),
-                Err(busy) => return Ok(Err(busy)),
+                Err(busy) => return Ok(Tried::Busy(busy)),
             }
         }
-        Ok(Ok(Opened {
+        Ok(Tried::Open(Opened {
             file: top.file,
             backing,
             bytes: top.bytes,
@@ -104,9 +118,12 @@ pub(super) fn address(spec: &ImageSpec) -> Result<Address, ImageError> {
     })
 }
 
-fn connect(spec: &ImageSpec) -> Result<Opened, ImageError> {
+fn connect(spec: &ImageSpec, connections: &mut Connections) -> Result<Tried, ImageError> {
     let address = address(spec)?;
-    let connection = address.connect().map_err(|error| ImageError::System {
+    let Some(made) = connections.to(&address) else {
+        return Ok(Tried::Later);
+    };
+    let connection = made.map_err(|error| ImageError::System {
         target: spec.target.clone(),
         op: match error.raw_os_error() {
             Some(_) => "connect".to_owned(),
@@ -114,10 +131,10 @@ fn connect(spec: &ImageSpec) -> Result<Opened, ImageError> {
         },
         errno: error.raw_os_error().unwrap_or(0),
     })?;
-    Ok(Opened {
+    Ok(Tried::Open(Opened {
         file: connection.into(),
         backing: Vec::new(),
         bytes: 0,
         identity: address.identity(),
-    })
+    }))
 }
