@@ -140,8 +140,8 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Frontend<P, DEPTH, PAG
     }
 
     /// Looks at both directories and does what is to be done. Call it at the start, when a watch with
-    /// [`token`](Self::token) fired, after [`reap`](Queue::reap) said that the backend lied or gave the last answer of a
-    /// closing device, and again after every event it returned; `None` means that all is done for now.
+    /// [`token`](Self::token) fired, after [`reap`](Queue::reap) said that the backend lied or left a closing device
+    /// [drained](Queue::is_drained), and again after every event it returned; `None` means that all is done for now.
     ///
     /// # Errors
     /// The store or the platform failed; nothing is half done, and calling again tries again.

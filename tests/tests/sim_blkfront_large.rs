@@ -286,6 +286,7 @@ fn what_is_between_two_pieces_goes_on_with_other_pages_and_with_all_data() {
             assert!(rig.front.reap().expect("honest").is_none());
             let on_ring = std::iter::from_fn(|| rig.peer().take()).count();
             assert_eq!(on_ring, usize::from(end == End::Open), "{end:?}");
+            assert_eq!(rig.front.is_drained(), end == End::Closing);
             if end == End::Restored {
                 rig.restored();
                 rig.front.resume().expect("a short path");

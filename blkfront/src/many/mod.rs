@@ -415,8 +415,8 @@ where
         self.life.dir()
     }
 
-    /// As [`Frontend::step`](crate::Frontend::step). Also to be called when a queue met a lie of the backend's, and when one
-    /// gave the last answer of a closing device.
+    /// As [`Frontend::step`](crate::Frontend::step). Also to be called when a queue met a lie of the backend's, and when
+    /// all are [drained](crate::Queue::is_drained) while the device closes.
     ///
     /// # Errors
     /// The store or the platform failed; calling again tries again.

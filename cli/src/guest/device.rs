@@ -357,12 +357,11 @@ impl<P: World> Blocks for GuestDisk<P> {
         if self.reaps.is_multiple_of(LOOK_EVERY) || self.seen != self.disks.borrow().news() {
             self.look_at_nodes();
         }
-        let mut count = 0;
         for number in 0..self.lanes.len() {
             loop {
                 let over = self.is_over();
                 let (lane, mut queue) = (&mut self.lanes[number], self.front.turn(number));
-                let reaped = lane.reap(&mut queue, over, &mut count, done);
+                let reaped = lane.reap(&mut queue, over, done);
                 drop(queue);
                 match reaped {
                     Ok(()) => break,
@@ -378,8 +377,9 @@ impl<P: World> Blocks for GuestDisk<P> {
         for (lane, mut queue) in self.lanes.iter_mut().zip(self.front.turns()) {
             lane.serviced(&mut queue, &mut self.syscalls);
         }
-        // A device that closes waits for the last answer, and no event of the store's tells it of that.
-        if count > 0 && !matches!(self.life, Life::Connected(_)) && self.front.in_flight() == 0 {
+        // A device that closes waits for the last answer, and no event of the store's tells it of that. Nor may anybody be told of
+        // the answer: it may be to a piece of a request.
+        if !matches!(self.life, Life::Connected(_)) && self.front.is_drained() {
             self.step_now();
         }
     }

@@ -115,6 +115,12 @@ impl<P: World> DiskFront<P> {
         self.queues().map(DiskQueue::in_flight).sum()
     }
 
+    /// Whether there is a connection, of which the backend has nothing more to answer.
+    pub(crate) fn is_drained(&self) -> bool {
+        let connected = self.queues().any(|queue| queue.channel().is_some());
+        connected && self.queues().all(DiskQueue::is_drained)
+    }
+
     /// Takes back what was answered, and forgets it.
     pub(crate) fn discard_answers(&mut self) {
         for mut queue in self.turns() {

@@ -151,8 +151,7 @@ impl<P: World> Lane<P> {
         }
     }
 
-    /// Hands every answer that is there to whoever asked, and counts them in `count`. Those without success are final if the
-    /// disk is `over`.
+    /// Hands every answer that is there to whoever asked. Those without success are final if the disk is `over`.
     ///
     /// # Errors
     /// The backend lied.
@@ -160,11 +159,9 @@ impl<P: World> Lane<P> {
         &mut self,
         queue: &mut DiskQueue<P>,
         over: bool,
-        count: &mut usize,
         done: &mut Done<'_>,
     ) -> Result<(), PeerFault> {
         while let Some(completion) = queue.reap()? {
-            *count += 1;
             self.hand_out(completion, over, done);
         }
         Ok(())

@@ -194,6 +194,10 @@ impl Disk {
                 return Ok(over);
             }
             self.news()?;
+            if self.front.info().is_none() && self.front.is_drained() {
+                // No news tell that a device that closes has its last answer.
+                self.step()?;
+            }
             let left = self.left()?;
             if self.front.arm() == Armed::Sleep {
                 let mut ports = vec![self.store.transport().port()];
