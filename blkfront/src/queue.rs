@@ -428,15 +428,6 @@ impl<P: Platform, const DEPTH: usize, const PAGES: usize> Queue<P, DEPTH, PAGES>
 
     /// Whether the backend has nothing more to answer. Requests may be in flight all the same: what is left of a long one waits
     /// for the next connection if this one closes between two pieces.
-    ///
-    /// ```
-    /// # mod rig { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/src/blkfront_rig.rs")); }
-    /// # use rig::Rig;
-    /// let mut rig = Rig::connected();
-    /// rig.front.flush()?;
-    /// assert!(!rig.front.is_drained());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub const fn is_drained(&self) -> bool {
         self.inflight.open() == 0
     }
