@@ -274,3 +274,130 @@ fn nothing_is_opened_that_the_configuration_does_not_name() {
     let raw = refused(&raw, Vec::new());
     assert!(matches!(raw, Qcow2Error::Open(_)), "{raw}");
 }
+
+/// Which sectors hold what: a number of the write that made them, `None` where anything may be.
+struct Model(Vec<Option<u64>>);
+
+impl Model {
+    /// What a sector holds that was written so.
+    fn sector(of: u64) -> [u8; 512] {
+        let mut bytes = [0; 512];
+        if of > 0 {
+            suite::pattern(of, &mut bytes);
+        }
+        bytes
+    }
+
+    fn check(&self, first: usize, bytes: &[u8], when: &str) {
+        for (sector, bytes) in (first..).zip(bytes.chunks(512)) {
+            if let Some(of) = self.0[sector] {
+                assert!(bytes == Self::sector(of), "{when}: sector {sector}");
+            }
+        }
+    }
+}
+
+/// Many requests at once, often in one cluster, never two in one place: whatever the threads do to each other is seen.
+fn all_at_once(images: &Images, name: &str, sectors: usize, mut disk: Disk, seed: u64) {
+    const DEPTH: usize = 64;
+    let mut random = seed;
+    let mut below = move |limit: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random % limit as u64) as usize
+    };
+    let mut model = Model(vec![Some(0); sectors]);
+    let mut open: Vec<Option<(IoOp, usize, usize, u64)>> = vec![None; DEPTH];
+    let mut left = 6000u64;
+    while left > 0 || open.iter().any(Option::is_some) {
+        while left > 0
+            && let Some(tag) = open.iter().position(Option::is_none)
+        {
+            let most = if below(8) == 0 { 256 } else { 16 };
+            let count = 1 + below(most);
+            let first = below(sectors - count);
+            let clear = |one: &Option<(IoOp, usize, usize, u64)>| {
+                one.is_none_or(|(_, other, long, _)| {
+                    first + count <= other || other + long <= first
+                })
+            };
+            if !open.iter().all(clear) {
+                break;
+            }
+            let sector = Sector::new(first as u64);
+            let (op, long) = match below(16) {
+                0 => (IoOp::Flush, 0),
+                1 => {
+                    let count = SectorCount::new(count as u64);
+                    let secure = false;
+                    (
+                        IoOp::Discard {
+                            sector,
+                            count,
+                            secure,
+                        },
+                        count.get() as usize,
+                    )
+                }
+                2..8 => (IoOp::Read(sector), count),
+                _ => (IoOp::Write(sector), count),
+            };
+            let moves = if matches!(op, IoOp::Discard { .. }) {
+                0
+            } else {
+                long
+            };
+            let mut request = io(tag as u16, op, moves, 0);
+            for sector in request.buffer.bytes_mut().chunks_mut(512) {
+                sector.copy_from_slice(&Model::sector(left));
+            }
+            disk.submit(request).expect("room");
+            open[tag] = Some((op, first, long, left));
+            left -= 1;
+        }
+        let done = suite::next(&mut disk);
+        assert_eq!(done.result, Ok(()));
+        let tag = usize::from(done.io.tag.get());
+        let (op, first, long, of) = open[tag].take().expect("in flight");
+        let places = &mut model.0[first..first + long];
+        match op {
+            IoOp::Read(_) => model.check(first, done.io.buffer.bytes(), "read"),
+            IoOp::Write(_) => places.fill(Some(of)),
+            IoOp::Discard { .. } => places.fill(None),
+            IoOp::Flush => {}
+        }
+    }
+    drop(disk);
+    let path = images.path(name);
+    check(&path);
+    let raw = images.path(&format!("{name}.raw"));
+    let mut convert = Command::new("qemu-img");
+    convert.args(["convert", "-f", "qcow2", "-O", "raw"]);
+    succeeds(convert.arg(&path).arg(&raw));
+    model.check(0, &std::fs::read(&raw).expect("reads"), "at the end");
+}
+
+#[test]
+fn requests_that_are_done_at_once_do_not_meet() {
+    const BYTES: usize = 4 << 20;
+    let Some(images) = Images::new() else { return };
+    let base = images.path("base.raw");
+    std::fs::write(&base, vec![0; BYTES]).expect("written");
+    for seed in 1..=6u64 {
+        let cluster = ["cluster_size=64k", "cluster_size=4k", "cluster_size=512"];
+        let options = format!("compat=1.1,{}", cluster[(seed % 3) as usize]);
+        let (name, cached) = (format!("image-{seed}"), seed > 3);
+        let over = ["-o", &options, "-b", "base.raw", "-F", "raw"];
+        let path = images.create(&name, &over, 0);
+        let open = |path: &Path, write| match (cached, write) {
+            (true, true) => rw(path),
+            (true, false) => ro(path),
+            (false, write) => direct(path, write),
+        };
+        let below = vec![Below::Raw(open(&base, false))];
+        let disk = Qcow2::new(open(&path, true), below, false).expect("a disk");
+        let seed = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        all_at_once(&images, &name, BYTES / 512, Disk::new(Box::new(disk)), seed);
+    }
+}

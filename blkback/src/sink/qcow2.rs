@@ -1,6 +1,6 @@
 //! Images in QEMU's qcow2, with the images below them.
 //!
-//! `imago` reads and writes them, on a thread, with files that were opened for it: what an image's header names is never opened.
+//! `imago` reads and writes them, on threads, with files that were opened for it: what an image's header names is never opened.
 //! Before a write is answered the tables that make it visible are with the kernel, so that an answered write survives this
 //! process; the order in which they get there leaves the image consistent at every point.
 
@@ -8,12 +8,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::string::{String, ToString};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::vec::Vec;
 
 use imago::file::File as Storage;
 use imago::qcow2::Qcow2 as Driver;
 use imago::raw::Raw;
-use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder as _};
+use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder as _, ShallowMapping};
 use ringfence_core::PAGE;
 use ringfence_core::ids::{Sector, SectorCount};
 use rustix::io::Errno;
@@ -135,8 +137,9 @@ impl Qcow2 {
             ..Geometry::new(sectors)
         };
         let worker = Worker::new(Image {
-            disk,
-            latch: FlushLatch::default(),
+            disk: RwLock::new(disk),
+            latch: Mutex::default(),
+            unsettled: AtomicUsize::new(0),
         });
         Ok(Self {
             geometry,
@@ -171,27 +174,56 @@ fn open(
     }
 }
 
-/// What the thread has.
+/// What the threads have.
 struct Image {
-    disk: FormatAccess<Storage>,
-    latch: FlushLatch,
+    /// Alone with it are discards, which take away what others may be about to read or write.
+    disk: RwLock<FormatAccess<Storage>>,
+    latch: Mutex<FlushLatch>,
+    /// Requests that were begun and whose changes of tables may not be with the kernel yet.
+    unsettled: AtomicUsize,
 }
 
 impl Image {
-    fn run(&mut self, io: &mut Io) -> Result<(), IoError> {
+    fn disk(&self) -> RwLockReadGuard<'_, FormatAccess<Storage>> {
+        self.disk.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this writes to where the tables that are with the kernel say. They may say so since a moment ago, and not be there
+    /// yet: whoever changed them is counted first.
+    fn is_in_place(&self, io: &Io) -> bool {
+        let IoOp::Write(sector) = io.op else {
+            return false;
+        };
+        let len = u64::try_from(io.buffer.len()).unwrap_or(u64::MAX);
+        let disk = self.disk();
+        let Some(Ok(mapping)) = sector
+            .byte_offset()
+            .map(|offset| disk.get_shallow_mapping(offset, len))
+        else {
+            return false;
+        };
+        let (mapping, length) = mapping;
+        matches!(mapping, ShallowMapping::Raw { writable: true, .. })
+            && length >= len
+            && self.unsettled.load(Ordering::SeqCst) == 0
+    }
+
+    fn run(&self, io: &mut Io) -> Result<(), IoError> {
         let offset = |sector: Sector| sector.byte_offset().ok_or(IoError::Range);
         match io.op {
             IoOp::Read(sector) => {
-                let offset = offset(sector)?;
-                failed("qcow2 read", self.disk.read(io.buffer.bytes_mut(), offset))
+                let (offset, bytes) = (offset(sector)?, io.buffer.bytes_mut());
+                failed("qcow2 read", self.disk().read(bytes, offset))
             }
             IoOp::Write(sector) => {
-                let offset = offset(sector)?;
-                failed("qcow2 write", self.disk.write(io.buffer.bytes(), offset))
+                let (offset, bytes) = (offset(sector)?, io.buffer.bytes());
+                failed("qcow2 write", self.disk().write(bytes, offset))
             }
             IoOp::Discard { sector, count, .. } => {
                 let bytes = count.bytes().ok_or(IoError::Range)?;
-                match self.disk.discard_to_any(offset(sector)?, bytes) {
+                let disk = self.disk.write();
+                let mut disk = disk.unwrap_or_else(PoisonError::into_inner);
+                match disk.discard_to_any(offset(sector)?, bytes) {
                     Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                         Err(IoError::Unsupported)
                     }
@@ -199,8 +231,10 @@ impl Image {
                 }
             }
             IoOp::Flush => {
-                let written = self.disk.flush().and_then(|()| self.disk.sync());
-                self.latch.pass(failed("qcow2 flush", written))
+                let disk = self.disk();
+                let written = disk.flush().and_then(|()| disk.sync());
+                let mut latch = self.latch.lock().unwrap_or_else(PoisonError::into_inner);
+                latch.pass(failed("qcow2 flush", written))
             }
         }
     }
@@ -220,24 +254,23 @@ fn failed(op: &'static str, result: io::Result<()>) -> Result<(), IoError> {
 impl Blocking for Image {
     const NAME: &'static str = "qcow2";
 
-    fn serve(&mut self, batch: &mut [Done]) {
-        let mut changed = false;
-        for done in batch.iter_mut() {
-            done.result = self.run(&mut done.io);
-            changed |= matches!(done.io.op, IoOp::Write(_) | IoOp::Discard { .. });
+    fn changes(op: IoOp) -> bool {
+        matches!(op, IoOp::Write(_) | IoOp::Discard { .. })
+    }
+
+    fn serve(&self, io: &mut Io) -> (Result<(), IoError>, bool) {
+        let changes = Self::changes(io.op) && !self.is_in_place(io);
+        if changes {
+            self.unsettled.fetch_add(1, Ordering::SeqCst);
         }
-        if !changed {
-            return;
-        }
-        // Once for all of them: the tables go to the kernel. What they would have shown is lost if that fails.
-        if let Err(error) = failed("qcow2 tables", self.disk.flush()) {
-            for done in batch {
-                let changes = matches!(done.io.op, IoOp::Write(_) | IoOp::Discard { .. });
-                if changes && done.result.is_ok() {
-                    done.result = Err(error);
-                }
-            }
-        }
+        (self.run(io), changes)
+    }
+
+    /// The tables go to the kernel. If that fails nobody knows of what they tell, so all that comes is settled from then on.
+    fn settle(&self, requests: usize) -> Result<(), IoError> {
+        failed("qcow2 tables", self.disk().flush())?;
+        self.unsettled.fetch_sub(requests, Ordering::SeqCst);
+        Ok(())
     }
 }
 
