@@ -301,6 +301,8 @@ pub(crate) fn step<P: World>(
         let event = match front.step(store) {
             Ok(Some(event)) => event,
             Ok(None) => return Ok(connected),
+            // Its directory was taken away just now, with what we may write to: the next event tells of that.
+            Err(Error::Store(StoreError::Missing | StoreError::Denied)) => return Ok(connected),
             Err(error @ (Error::Store(_) | Error::Field(_))) => {
                 return Err(error).with_context(|| format!("disk {vdev}"));
             }
