@@ -36,12 +36,7 @@ fn release(rig: &mut Rig, guest: &Guest) {
 
 fn scene(queues: u32) -> (Rig, Guest, Vec<OtherRing>) {
     let mut rig = Rig::new();
-    let mut guest = rig.attach(7, 51712, "w");
-    rig.settle();
-    let rings = guest.publish_queues(queues, 0);
-    guest.set("state", "3");
-    rig.settle();
-    assert_eq!(rig.state(&guest), "4", "{}", rig.error(&guest));
+    let (guest, rings) = rig.with_rings(7, queues);
     rig.disks.of(&guest.back_dir).borrow_mut().hold = true;
     (rig, guest, rings)
 }

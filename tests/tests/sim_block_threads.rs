@@ -122,12 +122,7 @@ fn a_suspect_does_not_wait_for_a_barrier_of_another_thread_that_cannot_go_on_bes
     let mut rig = rig.restarted();
     rig.disks.withhold(&suspect.back_dir, true);
     rig.settle();
-    let mut guest = rig.attach(8, 51712, "w");
-    rig.settle();
-    let mut rings = guest.publish_queues(2, 0);
-    guest.set("state", "3");
-    rig.settle();
-    assert_eq!(rig.state(&guest), "4", "{}", rig.error(&guest));
+    let (guest, mut rings) = rig.with_rings(8, 2);
     rig.disks.withhold(&suspect.back_dir, false);
     let gref = guest.page.grant_ref();
     let barrier = request(1, Op::WRITE_BARRIER, 0, &[(gref, 0, 7)]);

@@ -138,17 +138,6 @@ fn who_rings_while_a_suspect_is_alone_is_heard_once_and_served_later() {
     bystander.round_trip(&mut rig, 4);
 }
 
-/// A guest with two rings.
-fn two_rings(rig: &mut Rig, front: u16) -> (Guest, [OtherRing; 2]) {
-    let mut guest = rig.attach(front, 51712, "w");
-    rig.settle();
-    let rings = guest.publish_queues(2, 0);
-    guest.set("state", "3");
-    rig.settle();
-    assert_eq!(rig.state(&guest), "4", "{}", rig.error(&guest));
-    (guest, rings.try_into().ok().expect("two"))
-}
-
 fn barrier(guest: &Guest, id: u64) -> RequestNative {
     let page = [(guest.page.grant_ref(), 0, 7)];
     request(id, Op::WRITE_BARRIER, 64, &page)
@@ -163,7 +152,7 @@ fn ids(ring: &mut OtherRing) -> Vec<(u64, Status)> {
 fn a_barrier_that_is_a_suspect_waits_for_the_other_rings_of_its_disk() {
     for older in [false, true] {
         let mut rig = rig();
-        let (guest, mut rings) = two_rings(&mut rig, 7);
+        let (guest, mut rings) = rig.with_rings(7, 2);
         let mut bystander = rig.connected(8, "w");
         let disk = rig.disks.of(&guest.back_dir);
         disk.borrow_mut().hold = true;

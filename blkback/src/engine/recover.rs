@@ -52,7 +52,8 @@ impl<P: Platform, J: Journal> Engine<P, J> {
     /// an error. Deaths that came from outside are not counted. The I/O of the earlier process has ended: that is what opening `disk` waited for.
     ///
     /// # Errors
-    /// The disk back, with the reason: [`AttachError::AnotherRing`] before anything was touched. The journal is as it was then, or as far on as the ring if only ringing failed.
+    /// The disk back, with the reason: [`AttachError::AnotherRing`] before anything was touched. The journal is as it was then, or as
+    /// far on as the ring if only ringing failed.
     pub fn recover(
         platform: P,
         peer: DomId,

@@ -10,7 +10,7 @@ use ringfence_ring::{Front, RingMem};
 use ringfence_sim::{SimChannel, SimGranted};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{BACK, Guest};
+use super::{BACK, Guest, Rig};
 
 /// Pages of a ring that are granted one by one.
 pub struct Pages(Vec<SimGranted>);
@@ -153,6 +153,22 @@ impl OtherRing {
                 None => return all,
             }
         }
+    }
+}
+
+impl Rig {
+    /// A guest that is connected with so many rings of a page.
+    ///
+    /// # Panics
+    /// If it cannot be.
+    pub fn with_rings(&mut self, front: u16, queues: u32) -> (Guest, Vec<OtherRing>) {
+        let mut guest = self.attach(front, 51712, "w");
+        self.settle();
+        let rings = guest.publish_queues(queues, 0);
+        guest.set("state", "3");
+        self.settle();
+        assert_eq!(self.state(&guest), "4", "{}", self.error(&guest));
+        (guest, rings)
     }
 }
 
