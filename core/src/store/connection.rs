@@ -84,6 +84,12 @@ impl<T: Transport, const QUEUE: usize> Connection<T, QUEUE> {
         self.client.stats()
     }
 
+    /// Whether [`next_watch`](Store::next_watch) has an event that is here already. Nobody rings for it again: whoever waits for
+    /// the transport together with others waits only while this is false, or right after `next_watch` had nothing.
+    pub fn has_watch(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     fn fail(&mut self, error: T::Error) -> StoreError {
         self.transport_error = Some(error);
         self.failed = Some(StoreError::Transport);

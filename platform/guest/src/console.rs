@@ -85,7 +85,7 @@ impl Console {
             // A reader that makes room rings; its events mean nothing else to us.
             self.shared.clear(self.port);
             let _ = evtchn::send(self.port);
-            if self.shared.wait(&[self.port], Some(LOOK)).is_err() {
+            if self.shared.wait([self.port], Some(LOOK)).is_err() {
                 return false;
             }
         }

@@ -88,6 +88,32 @@ impl Guest {
         ports: &[EvtchnPort],
         timeout: Option<Duration>,
     ) -> Result<(), PlatformError> {
+        self.sleep(ports.iter().copied(), timeout)
+    }
+
+    /// As [`wait`](Self::wait), and until the store has something. For an event that came while the store was asked something
+    /// else nobody rings again: while there is one, this returns at once. At most 127 ports.
+    ///
+    /// # Errors
+    /// A port is none of ours.
+    pub fn wait_with_store(
+        self,
+        store: &GuestStore,
+        ports: &[EvtchnPort],
+        timeout: Option<Duration>,
+    ) -> Result<(), PlatformError> {
+        if store.has_watch() {
+            return Ok(());
+        }
+        let all = core::iter::once(store.transport().port()).chain(ports.iter().copied());
+        self.sleep(all, timeout)
+    }
+
+    fn sleep(
+        self,
+        ports: impl Iterator<Item = EvtchnPort>,
+        timeout: Option<Duration>,
+    ) -> Result<(), PlatformError> {
         let look = grants::release_quarantine(self).then_some(LOOK);
         let timeout = match (timeout, look) {
             (Some(timeout), Some(look)) => Some(timeout.min(look)),

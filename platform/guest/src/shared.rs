@@ -34,9 +34,9 @@ const POLL_MAX: usize = 128;
 
 /// `struct sched_poll`.
 #[repr(C)]
-struct SchedPoll {
-    ports: *const u32,
-    nr_ports: u32,
+pub(crate) struct SchedPoll {
+    pub(crate) ports: *const u32,
+    pub(crate) nr_ports: u32,
     timeout: u64,
 }
 
@@ -114,11 +114,11 @@ impl SharedInfo {
     /// Sleeps until one of the ports that are not masked is pending, or the time has passed. Takes nothing.
     pub(crate) fn wait(
         &self,
-        ports: &[EvtchnPort],
+        ports: impl IntoIterator<Item = EvtchnPort>,
         timeout: Option<Duration>,
     ) -> Result<(), PlatformError> {
         let mut wanted = [0; POLL_MAX];
-        let open = ports.iter().filter(|port| !self.is_masked(**port));
+        let open = ports.into_iter().filter(|port| !self.is_masked(*port));
         let mut count = 0;
         for (to, port) in wanted.iter_mut().zip(open) {
             *to = port.get();

@@ -89,7 +89,7 @@ impl Transport for StoreRing {
     }
 
     fn wait(&mut self, _: Interest, timeout: Option<Duration>) -> Result<(), StoreRingError> {
-        Ok(self.shared.wait(&[self.port], timeout)?)
+        Ok(self.shared.wait([self.port], timeout)?)
     }
 }
 

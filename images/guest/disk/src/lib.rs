@@ -193,16 +193,16 @@ impl Disk {
                 over.result?;
                 return Ok(over);
             }
-            self.news()?;
             if self.front.info().is_none() && self.front.is_drained() {
                 // No news tell that a device that closes has its last answer.
                 self.step()?;
             }
+            self.news()?;
             let left = self.left()?;
             if self.front.arm() == Armed::Sleep {
-                let mut ports = vec![self.store.transport().port()];
-                ports.extend(self.front.channel().map(|channel| channel.port()));
-                self.guest.wait(&ports, Some(left))?;
+                let port = self.front.channel().map(|channel| channel.port());
+                self.guest
+                    .wait_with_store(&self.store, port.as_slice(), Some(left))?;
             }
         }
     }

@@ -2,19 +2,25 @@
 
 use core::cell::{Cell, RefCell};
 use core::ptr::NonNull;
+use core::time::Duration;
 use std::rc::Rc;
 
 use platform::Channel as _;
+use ringfence_core::store::Store as _;
+use ringfence_core::wire::xs_wire::{self, SockMsg};
 use ringfence_core::{PAGE, SharedMem as _};
 use ringfence_mem::RawPages;
+use ringfence_ring::bytes::{ByteWriter, Lane};
+use zerocopy::IntoBytes as _;
 
 use super::*;
-use crate::boot::{COMMAND_LINE, Source};
+use crate::boot::{COMMAND_LINE, Ring, Source};
 use crate::hypercall::model;
 use crate::memory::Translation;
 use crate::platform::Machine;
 use crate::pool::Pool;
-use crate::shared::SharedInfo;
+use crate::shared::{SchedPoll, SharedInfo};
+use crate::store::{GuestStore, StoreRing, own_domid};
 use crate::table::GrantTable;
 
 const PEER: DomId = DomId::new(0);
@@ -33,6 +39,8 @@ fn leaked() -> NonNull<u8> {
 struct Xen {
     open: [bool; PORTS + 1],
     after_close: Option<Box<dyn FnMut(u32)>>,
+    /// The ports of each `SCHEDOP_poll`.
+    polled: Vec<Vec<u32>>,
 }
 
 impl Xen {
@@ -41,6 +49,16 @@ impl Xen {
         let port = free.ok_or(Errno::NOSPC)?;
         self.open[port] = true;
         Ok(port as u32)
+    }
+
+    fn poll(&mut self, argument: u64) -> Result<u64, Errno> {
+        // SAFETY: as the hypervisor: the struct of the operation is at the address, with as many ports as it says.
+        let ports = unsafe {
+            let poll = &*(argument as *const SchedPoll);
+            core::slice::from_raw_parts(poll.ports, poll.nr_ports as usize)
+        };
+        self.polled.push(ports.to_vec());
+        Ok(0)
     }
 
     fn operate(&mut self, shared: &SharedInfo, op: Op, argument: u64) -> Result<u64, Errno> {
@@ -60,6 +78,8 @@ impl Xen {
                         meanwhile(port);
                     }
                 }
+                // To whoever is at the other end.
+                Op::SEND => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -92,9 +112,13 @@ fn world() -> (Guest, RawPages, Rc<RefCell<Xen>>) {
     let xen = Rc::new(RefCell::new(Xen::default()));
     let answers = Rc::clone(&xen);
     model::install(Box::new(move |number, [op, argument, ..]| {
+        let mut xen = answers.borrow_mut();
+        if number == Number::SchedOp {
+            return xen.poll(argument);
+        }
         assert_eq!(number, Number::EventChannelOp);
         let op = Op(op as u32);
-        answers.borrow_mut().operate(shared, op, argument)
+        xen.operate(shared, op, argument)
     }));
     (Guest(machine), page, xen)
 }
@@ -153,4 +177,49 @@ fn xsa_496_without_a_free_port_nothing_happens() {
     for channel in &all {
         assert!(channel.take_pending().unwrap());
     }
+}
+
+#[test]
+fn an_event_that_came_with_an_answer_is_not_waited_for() {
+    let (guest, _, xen) = world();
+    // SAFETY: leaked, and reached only by the two ends of the ring.
+    let (page, ours) = unsafe {
+        let at = leaked();
+        (RawPages::new(at, PAGE), at)
+    };
+    let ring = Ring {
+        page: ours,
+        port: EvtchnPort::new(1),
+    };
+    // SAFETY: as above.
+    let ring = unsafe { StoreRing::new(ring, guest.shared()) }.unwrap();
+    let mut store = GuestStore::new(ring);
+    let mut said = ByteWriter::attach(page, Lane::XENSTORE_RSP).unwrap();
+    let mut say = |op, req_id, payload: &[u8]| {
+        let header = SockMsg {
+            op,
+            req_id,
+            tx_id: 0,
+            len: payload.len() as u32,
+        };
+        for part in [header.as_bytes(), payload] {
+            assert_eq!(said.write(part), Ok(part.len()));
+        }
+    };
+    let wait = |store: &GuestStore| guest.wait_with_store(store, &[], Some(Duration::from_secs(1)));
+    wait(&store).unwrap();
+    assert_eq!(xen.borrow().polled, [[1].to_vec()]);
+
+    say(xs_wire::Op::WATCH_EVENT, 0, b"path\0token\0");
+    say(xs_wire::Op::READ, 1, b"7");
+    assert_eq!(own_domid(&mut store).unwrap(), DomId::new(7));
+    wait(&store).unwrap();
+    assert_eq!(
+        xen.borrow().polled.len(),
+        1,
+        "the event is here: Xen is not asked"
+    );
+    assert!(store.next_watch().unwrap().is_some());
+    wait(&store).unwrap();
+    assert_eq!(xen.borrow().polled.len(), 2);
 }
