@@ -22,6 +22,19 @@ fn divide(at: usize, len: usize) -> (usize, usize) {
     (bytes, if quad <= len - bytes { quad } else { 0 })
 }
 
+/// Moves `words` times 8 bytes, wherever they begin: as fast as single bytes or faster, and fewer steps where each is emulated.
+///
+/// # Safety
+/// So many bytes at `from` are readable and at `to` writable, and they are not the same.
+#[cfg(target_arch = "x86_64")]
+unsafe fn move_words(to: *mut u8, from: *const u8, words: usize) {
+    // SAFETY: as promised; the direction flag is clear by the ABI.
+    unsafe {
+        core::arch::asm!("rep movsq", inout("rcx") words => _, inout("rdi") to => _, inout("rsi") from => _,
+            options(nostack, preserves_flags));
+    }
+}
+
 /// # Safety
 /// The bytes of a `T` at `from` are readable.
 #[inline(always)]
@@ -68,10 +81,15 @@ pub(crate) unsafe fn read(from: NonNull<u8>, dst: &mut [u8]) {
 unsafe fn read_any(mut from: NonNull<u8>, dst: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
     if dst.len() >= BULK {
-        // SAFETY: readable as promised, and `dst` is ours; the direction flag is clear by the ABI.
+        let (words, tail) = dst.as_chunks_mut::<8>();
+        // SAFETY: readable as promised, and `dst` is ours.
         unsafe {
-            core::arch::asm!("rep movsb", inout("rcx") dst.len() => _, inout("rdi") dst.as_mut_ptr() => _,
-                inout("rsi") from.as_ptr() => _, options(nostack, preserves_flags));
+            move_words(words.as_mut_ptr().cast(), from.as_ptr(), words.len());
+            from = from.add(size_of_val(words));
+            for byte in tail {
+                *byte = from.read_volatile();
+                from = from.add(1);
+            }
         }
         return;
     }
@@ -138,10 +156,15 @@ pub(crate) unsafe fn write(to: NonNull<u8>, src: &[u8]) {
 unsafe fn write_any(mut to: NonNull<u8>, src: &[u8]) {
     #[cfg(target_arch = "x86_64")]
     if src.len() >= BULK {
-        // SAFETY: writable as promised, and `src` is ours; the direction flag is clear by the ABI.
+        let (words, tail) = src.as_chunks::<8>();
+        // SAFETY: writable as promised, and `src` is ours.
         unsafe {
-            core::arch::asm!("rep movsb", inout("rcx") src.len() => _, inout("rdi") to.as_ptr() => _,
-                inout("rsi") src.as_ptr() => _, options(nostack, preserves_flags));
+            move_words(to.as_ptr(), words.as_ptr().cast(), words.len());
+            to = to.add(size_of_val(words));
+            for byte in tail {
+                to.write_volatile(*byte);
+                to = to.add(1);
+            }
         }
         return;
     }
