@@ -127,13 +127,16 @@ impl Evtchn {
             next: 0,
             count: 0,
         };
-        let room = pending.ports.as_mut_bytes();
-        match rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut *room)) {
-            Ok(bytes) => pending.count = bytes / size_of::<u32>(),
-            Err(Errno::AGAIN) => {}
-            Err(errno) => return Err(errno),
-        }
+        pending.count = self.read(pending.ports.as_mut_bytes())? / size_of::<u32>();
         Ok(pending)
+    }
+
+    /// Takes ports that are pending, as many as there is room for. Returns how many bytes that were.
+    fn read(&self, room: &mut [u8]) -> Result<usize, Errno> {
+        match rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut *room)) {
+            Err(Errno::AGAIN) => Ok(0),
+            read => read,
+        }
     }
 
     /// Lets the next event of a port come.
@@ -208,10 +211,11 @@ impl platform::Channel for Channel {
     }
 
     fn take_pending(&self) -> Result<bool, PlatformError> {
-        match self.evtchn.pending() {
-            Ok(mut ports) => Ok(ports.any(|port| port == self.port)),
-            Err(errno) => Err(failed("read of evtchn", errno)),
-        }
+        // There is no other port on the descriptor.
+        let mut port = 0u32;
+        let pending = self.evtchn.read(port.as_mut_bytes());
+        let bytes = pending.map_err(|errno| failed("read of evtchn", errno))?;
+        Ok(bytes == size_of::<u32>() && port == self.port.get())
     }
 
     fn unmask(&self) -> Result<(), PlatformError> {
