@@ -115,6 +115,8 @@ pub struct Engine<P: Platform, J: Journal = Unjournaled> {
     clock: Option<fn() -> u64>,
     /// When the requests of this step were taken.
     taken_at: u64,
+    /// What counts as that for the next ones.
+    woke: Option<u64>,
     /// Memory of indirect requests' runs that are answered.
     rooms: Vec<Vec<Run>>,
     /// Taken, and not yet ready for the disk.
@@ -242,6 +244,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             queue: terms.queue,
             clock: terms.clock,
             taken_at: terms.clock.map_or(0, |clock| clock()),
+            woke: None,
             rooms: Vec::new(),
             waiting: VecDeque::new(),
             fresh: Vec::with_capacity(room),
@@ -261,6 +264,12 @@ impl<P: Platform, J: Journal> Engine<P, J> {
 
     fn now(&self) -> u64 {
         self.clock.map_or(0, |clock| clock())
+    }
+
+    /// What the next [`step`](Self::step) takes counts as taken at this time of [`Terms::clock`], which is not asked for it: of one
+    /// who has just looked at it.
+    pub const fn woke(&mut self, at: u64) {
+        self.woke = Some(at);
     }
 
     /// Our end of the event channel.
@@ -384,6 +393,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
 
     /// One part of a step; `more` if something is held up.
     fn pass(&mut self, budget: u32) -> Result<Progress, EngineError> {
+        let woke = self.woke.take();
         let mut answered = self.finish();
         self.take_again();
         let (allowed, fault) = match self.may_take(budget) {
@@ -391,7 +401,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             Err(fault) => (0, Some(fault)),
         };
         let (taken, fault) = match fault {
-            None => self.take(allowed),
+            None => self.take(allowed, woke),
             fault => (0, fault),
         };
         self.took(taken);

@@ -26,8 +26,9 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             && !self.is_alone()
     }
 
-    /// Takes requests and parses them. All of them are in the journal before anything is done about any.
-    pub(super) fn take(&mut self, budget: u32) -> (u32, Option<PeerFault>) {
+    /// Takes requests and parses them. All of them are in the journal before anything is done about any. They count as taken at `woke`, if
+    /// that is known.
+    pub(super) fn take(&mut self, budget: u32, woke: Option<u64>) -> (u32, Option<PeerFault>) {
         let mut taken = 0u32;
         let mut fault = None;
         if !self.can_take() {
@@ -37,7 +38,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             match self.ring.take() {
                 Ok(Some((request, slot))) => {
                     if taken == 0 {
-                        self.taken_at = self.now();
+                        self.taken_at = woke.unwrap_or_else(|| self.now());
                     }
                     self.enter(&request, slot);
                 }

@@ -10,6 +10,7 @@
 
 mod alone;
 mod board;
+mod clock;
 mod control;
 mod crew;
 mod device;

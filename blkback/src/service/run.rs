@@ -2,6 +2,7 @@
 
 mod poller;
 mod thread;
+mod tick;
 
 use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use ringfence_core::platform::Platform;
 
-use super::Service;
 use super::crew::Allowed;
 use super::device::{Device, Rings, Round, Served};
 use super::disks::Disks;
 use super::doorbells::Doorbells;
 use super::id::{DeviceId, RingId};
+use super::{Service, clock};
 
 /// What a look at the rings left to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -61,11 +61,26 @@ impl<P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'_, P, D, B> {
             number: self.round,
             budget,
             now,
+            woke: None,
         }
     }
 
     /// Serves a ring whose doorbell was rung, within what the last [`serve`](Self::serve) left of its device's share.
     pub fn rung(&mut self, ring: RingId, budget: u32, now: Duration) -> Turn {
+        self.rung_in(ring, &self.round(budget, now))
+    }
+
+    /// The same, by a thread that woke just `now`, by the clock.
+    pub(super) fn woken(&mut self, ring: RingId, budget: u32, now: Duration) -> Turn {
+        let woke = Some(clock::nanos(now));
+        let round = Round {
+            woke,
+            ..self.round(budget, now)
+        };
+        self.rung_in(ring, &round)
+    }
+
+    fn rung_in(&mut self, ring: RingId, round: &Round) -> Turn {
         let mut turn = Turn::default();
         match self.allowed() {
             Allowed::All => {}
@@ -75,9 +90,8 @@ impl<P: Platform, D: Disks, B: Doorbells<P::Channel>> Service<'_, P, D, B> {
                 return turn;
             }
         }
-        let round = self.round(budget, now);
         if let Some(device) = self.devices.get_mut(&ring.device) {
-            let served = device.rung(ring.queue, &round, &mut self.doorbells);
+            let served = device.rung(ring.queue, round, &mut self.doorbells);
             turn.add(served);
             if served.control {
                 self.dirty.insert(ring.device);

@@ -1,7 +1,6 @@
 //! Makes and ends a device's connection: rings, ports, and the disk between them.
 
-use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::sync::Arc;
 
 use ringfence_core::platform::Platform;
 use ringfence_core::store::{Store, StoreError, StoreExt, Tx};
@@ -9,6 +8,7 @@ use ringfence_core::weakened;
 use ringfence_core::wire::xenbus::XenbusState;
 use ringfence_core::xenbus::{BackWish, paths};
 
+use super::super::clock;
 use super::super::disks::Disks;
 use super::super::doorbells::Doorbells;
 use super::super::id::RingId;
@@ -52,12 +52,6 @@ impl Unconnected {
             reason,
         }
     }
-}
-
-/// Nanoseconds since somebody asked first.
-fn clock() -> u64 {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl<'p, P: Platform> Device<'p, P> {
@@ -147,7 +141,7 @@ impl<'p, P: Platform> Device<'p, P> {
             indirect_segments: self.offered(begin),
             epoch: Arc::new(Epoch::new(rings)),
             queue: 0,
-            clock: Some(clock),
+            clock: Some(|| clock::nanos(clock::now())),
             marked: match begin {
                 Begin::Journal { marked, .. } => marked,
                 _ => None,

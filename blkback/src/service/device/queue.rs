@@ -130,6 +130,9 @@ impl<'p, P: Platform> Queue<'p, P> {
         let was_idle = self.engine.is_idle();
         let mut looked = Looked::default();
         let served = &mut looked.served;
+        if let Some(woke) = round.woke {
+            self.engine.woke(woke);
+        }
         match self.engine.step(share.left(round)) {
             Ok(progress) => {
                 share.spend(&progress);

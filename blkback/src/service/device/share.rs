@@ -21,6 +21,8 @@ pub(in crate::service) struct Round {
     pub(in crate::service) budget: u32,
     /// What time it is.
     pub(in crate::service) now: Duration,
+    /// When the thread woke, if no time to speak of has passed since, by the clock of the statistics.
+    pub(in crate::service) woke: Option<u64>,
 }
 
 /// What one device has taken.
@@ -60,6 +62,7 @@ mod tests {
             number,
             budget: 32,
             now: Duration::ZERO,
+            woke: None,
         }
     }
 

@@ -17,6 +17,7 @@ const STORE: u64 = 0;
 const STOP: u64 = 1;
 const DISKS: u64 = 2;
 const END: u64 = 3;
+const TICK: u64 = 4;
 /// The first of the tokens that stand for devices.
 const DEVICE: u64 = 1 << 63;
 /// With it: the device is a [`BackendType::Qdisk`].
@@ -36,6 +37,8 @@ pub(super) enum Source {
     Disks,
     /// Another thread, which failed.
     End,
+    /// Time has passed.
+    Tick,
     /// A doorbell.
     Ring(RingId),
 }
@@ -47,6 +50,7 @@ impl Source {
             Self::Stop => STOP,
             Self::Disks => DISKS,
             Self::End => END,
+            Self::Tick => TICK,
             Self::Ring(id) => token(id),
         }
     }
@@ -57,6 +61,7 @@ impl Source {
             STOP => Self::Stop,
             DISKS => Self::Disks,
             END => Self::End,
+            TICK => Self::Tick,
             token => Self::Ring(ring(token)),
         }
     }
@@ -86,15 +91,19 @@ impl Poller {
         epoll::delete(&self.set, fd).map_err(failed("epoll_ctl"))
     }
 
-    /// Waits for so long at most, without `timeout` for ever. Finds nothing when a signal came.
+    /// Waits for so long at most, without `timeout` for ever. Puts who was found into `found`: nobody when a signal came.
     pub(super) fn wait(
         &self,
         timeout: Option<&Timespec>,
-    ) -> Result<heapless::Vec<Source, FOUND_MAX>, PlatformError> {
+        found: &mut Vec<Source>,
+    ) -> Result<(), PlatformError> {
         let mut room = [MaybeUninit::<epoll::Event>::uninit(); FOUND_MAX];
         match epoll::wait(&*self.set, &mut room[..], timeout) {
-            Ok((events, _)) => Ok(events.iter().map(|it| Source::of(it.data.u64())).collect()),
-            Err(Errno::INTR) => Ok(heapless::Vec::new()),
+            Ok((events, _)) => {
+                found.extend(events.iter().map(|event| Source::of(event.data.u64())));
+                Ok(())
+            }
+            Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(error("epoll_wait", errno)),
         }
     }
@@ -173,7 +182,7 @@ mod tests {
             };
             let id = RingId { device, queue };
             assert_eq!(Source::of(token(id)), Source::Ring(id));
-            assert!(token(id) > END);
+            assert!(token(id) > TICK);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ringfence_core::platform::Platform;
 use ringfence_core::store::{Connection, Transport};
@@ -10,8 +10,9 @@ use rustix::event::Timespec;
 
 use super::super::crew::Worker;
 use super::super::disks::Disks;
-use super::super::{Service, Turn};
+use super::super::{Service, Turn, clock};
 use super::poller::{Poller, Source};
+use super::tick::Tick;
 use super::{RunError, Shared};
 
 /// Serves what is this thread's, until it is time to stop or another thread failed. `watching` is called when the store is
@@ -43,17 +44,18 @@ where
     service.join(&shared.crew, index);
     service.wait_by(shared.options.waiting);
     service.count_in(Arc::clone(&shared.statistics));
+    let tick = Tick::new(REFRESH)?;
+    poller.watch(tick.as_fd(), Source::Tick)?;
     watching();
-    let now = Instant::now();
     Loop {
         service,
         poller,
         shared,
-        start: now,
-        last_refresh: now,
-        connected: false,
+        now: clock::now(),
+        tick,
         asking: None,
         looks: 0,
+        found: Vec::new(),
     }
     .run()
 }
@@ -83,15 +85,17 @@ struct Loop<'p, P: Platform, D> {
     service: Service<'p, P, D, Poller>,
     poller: Poller,
     shared: &'p Shared<'p>,
-    start: Instant,
-    /// When the disks' sizes were last looked at.
-    last_refresh: Instant,
-    /// Whether there may be a frontend to tell of them: who serves nobody sleeps until called.
-    connected: bool,
+    /// When the thread last woke, or later while it does not sleep.
+    now: Duration,
+    /// Says when to look at the disks' sizes. It runs while there may be a frontend to tell of them: who serves nobody sleeps until
+    /// called.
+    tick: Tick,
     /// Since when disks are asked for, and when again.
-    asking: Option<(Instant, Instant)>,
+    asking: Option<(Duration, Duration)>,
     /// Looks since the last one at the descriptors.
     looks: u32,
+    /// Room for what such a look finds.
+    found: Vec<Source>,
 }
 
 impl<P, D> Loop<'_, P, D>
@@ -105,21 +109,21 @@ where
         let mut stopping = false;
         let mut flushed = false;
         let mut control = true;
-        let mut now = self.start;
+        let mut refresh = false;
         loop {
-            if self.looks.is_multiple_of(LOOKS_PER_CLOCK) {
-                now = Instant::now();
+            // The first comes just after having woken.
+            if self.looks > 0 && self.looks.is_multiple_of(LOOKS_PER_CLOCK) {
+                self.now = clock::now();
             }
-            let time = now.saturating_duration_since(self.start);
-            let mut turn = self.service.serve(budget, time);
+            let mut turn = self.service.serve(budget, self.now);
             if turn.control || control {
                 control = self.service.control()?;
                 // Maybe; the next look at the sizes says.
-                self.connected = !stopping;
+                self.tick.run(!stopping)?;
                 // A connection just made has its first look at the ring to come.
                 turn.again = true;
             }
-            if self.ask_again(now) {
+            if self.ask_again() {
                 control = true;
                 turn.again = true;
             }
@@ -132,10 +136,9 @@ where
                 turn.again = true;
             }
             // Whoever waits for a disk to grow may send no request meanwhile.
-            if self.connected && now.saturating_duration_since(self.last_refresh) >= REFRESH {
-                self.last_refresh = now;
+            if std::mem::take(&mut refresh) && !stopping {
                 let refreshed = self.service.refresh()?;
-                self.connected = refreshed.connected;
+                self.tick.run(refreshed.connected)?;
                 control |= refreshed.told;
                 turn.again |= refreshed.told;
             }
@@ -159,18 +162,20 @@ where
                 return Ok(());
             }
             control |= woken.control;
+            refresh |= woken.tick;
             if woken.stop && !stopping {
                 stopping = true;
                 // Readable for ever: it would keep us from sleeping while the disks finish.
                 self.poller.forget(self.shared.stop)?;
                 self.service.stop();
-                self.connected = false;
+                self.tick.run(false)?;
             }
         }
     }
 
     /// Whether there are disks to ask for again, now.
-    fn ask_again(&mut self, now: Instant) -> bool {
+    fn ask_again(&mut self) -> bool {
+        let now = self.now;
         if !self.service.awaits_disks() {
             self.asking = None;
             return false;
@@ -198,44 +203,52 @@ where
         if turn.again || turn.spins {
             return Some(none);
         }
-        let unmask = turn.until.map(|at| at.saturating_sub(self.start.elapsed()));
-        let ask = self.asking;
-        let ask = ask.map(|(_, at)| at.saturating_duration_since(Instant::now()));
-        let refresh = (self.connected).then(|| REFRESH.saturating_sub(self.last_refresh.elapsed()));
-        let until = [unmask, ask, refresh].into_iter().flatten().min()?;
+        let ask = self.asking.map(|(_, at)| at);
+        let until = [turn.until, ask].into_iter().flatten().min()?;
+        let until = until.saturating_sub(self.now);
         Some(Timespec::try_from(until).unwrap_or(none))
     }
 
     /// Waits, and serves who rang.
     fn wait(&mut self, timeout: Option<&Timespec>, budget: u32) -> Result<Woken, RunError> {
         self.service.statistics().waited();
-        let found = self.poller.wait(timeout)?;
+        let mut found = std::mem::take(&mut self.found);
+        self.poller.wait(timeout, &mut found)?;
         let mut woken = Woken::default();
-        let now = Instant::now();
-        for source in found {
+        self.now = clock::now();
+        let mut spins = false;
+        for source in found.drain(..) {
             match source {
                 Source::Store => woken.control = true,
                 // Their turn is `serve`.
                 Source::Disks => {}
                 Source::Stop => woken.stop = true,
                 Source::End => woken.end = true,
+                Source::Tick => {
+                    self.tick.take();
+                    woken.tick = true;
+                }
                 Source::Ring(ring) => {
-                    let time = now.saturating_duration_since(self.start);
-                    let turn = self.service.rung(ring, budget, time);
+                    let turn = self.service.woken(ring, budget, self.now);
                     woken.control |= turn.control;
+                    spins |= turn.spins;
                 }
             }
+        }
+        self.found = found;
+        if spins {
+            // From the end of the work on.
+            self.now = clock::now();
         }
         Ok(woken)
     }
 }
 
 /// When disks are asked for that were so first at `since`, and now.
-fn next_ask(since: Instant, now: Instant) -> Instant {
-    let waited = now.saturating_duration_since(since);
+fn next_ask(since: Duration, now: Duration) -> Duration {
+    let waited = now.saturating_sub(since);
     let part = waited.checked_div(ASK_PART).unwrap_or_default();
-    now.checked_add(part.clamp(ASK_SOON, ASK_LATE))
-        .unwrap_or(now)
+    now.saturating_add(part.clamp(ASK_SOON, ASK_LATE))
 }
 
 /// Why a wait ended, beside doorbells.
@@ -243,6 +256,8 @@ fn next_ask(since: Instant, now: Instant) -> Instant {
 struct Woken {
     /// XenStore, or a device that drained or failed.
     control: bool,
+    /// It is time to look at the sizes of the disks.
+    tick: bool,
     /// It is time to stop.
     stop: bool,
     /// Another thread failed.
@@ -255,7 +270,7 @@ mod tests {
 
     #[test]
     fn nobody_is_asked_much_later_than_an_answer_may_be_had() {
-        let since = Instant::now();
+        let since = Duration::from_secs(7);
         let mut asked = Vec::new();
         let mut now = since;
         while now < since + Duration::from_secs(1) {
