@@ -35,6 +35,7 @@ pub(super) enum Want {
 impl<P: Platform, J: Journal> Engine<P, J> {
     /// Gives those that wait what they need, as far as there is enough of it, and in their order.
     pub(super) fn gather(&mut self) {
+        self.read_segments();
         while self.fetch_segments() {}
         while let Some(Waiting { ticket, want }) = self.waiting.pop_front() {
             let Want::Buffer(op, bytes) = want else {
@@ -62,6 +63,61 @@ impl<P: Platform, J: Journal> Engine<P, J> {
             outcome: Ok(()),
             moved: false,
         });
+    }
+
+    /// Reads the segments of those that wait through pages that stay mapped, each once, and checks what was read. Those whose pages
+    /// are not to be had so go on waiting.
+    fn read_segments(&mut self) {
+        if self.persistent.is_none() {
+            return;
+        }
+        // Each comes by once and goes back to its place.
+        for _ in 0..self.waiting.len() {
+            let Some(entry) = self.waiting.pop_front() else {
+                break;
+            };
+            let found = match entry.want {
+                Want::Segments(indirect) => self.mapped_segments(&indirect),
+                Want::Buffer(..) => None,
+            };
+            let entry = match found {
+                Some(found) => self.with_segments(entry, found),
+                None => Some(entry),
+            };
+            self.waiting.extend(entry);
+        }
+    }
+
+    /// What the mapped pages say; `None` if they are not mapped.
+    fn mapped_segments(&mut self, indirect: &Indirect) -> Option<Result<(Want, Runs), Refusal>> {
+        let mut buffer = self.pool.get(indirect.bytes()).ok()?;
+        let persistent = self.persistent.as_mut()?;
+        let (platform, peer, stats) = (&self.platform, self.peer, &self.stats);
+        let mut pages = indirect.pages().zip(buffer.bytes_mut().chunks_mut(PAGE));
+        let read =
+            pages.all(|((gref, _), page)| persistent.read(platform, peer, gref, page, stats));
+        let found = read.then(|| self.parse_segments(indirect, &buffer));
+        self.pool.put(buffer);
+        found
+    }
+
+    /// One that waited for its segments has them, or is over.
+    fn with_segments(
+        &mut self,
+        mut entry: Waiting,
+        found: Result<(Want, Runs), Refusal>,
+    ) -> Option<Waiting> {
+        match found {
+            Ok((want, runs)) => {
+                entry.ticket.runs = runs;
+                entry.want = want;
+                Some(entry)
+            }
+            Err(why) => {
+                self.refused.push((entry.ticket, why));
+                None
+            }
+        }
     }
 
     /// Copies the segments of as many requests as one call takes, each once, and checks the copy. Whether there was any.
@@ -107,7 +163,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         let mut at = 0usize;
         // Each comes by once and goes back to its place.
         for _ in 0..self.waiting.len() {
-            let Some(mut entry) = self.waiting.pop_front() else {
+            let Some(entry) = self.waiting.pop_front() else {
                 break;
             };
             if let Want::Segments(indirect) = entry.want
@@ -119,20 +175,13 @@ impl<P: Platform, J: Journal> Engine<P, J> {
                     Err(error) => Err((*error).into()),
                 };
                 at = end;
-                let transfer = checked.and_then(|()| self.parse_segments(&indirect, &buffer));
+                let found = checked.and_then(|()| self.parse_segments(&indirect, &buffer));
                 self.pool.put(buffer);
-                match transfer {
-                    Ok((want, runs)) => {
-                        entry.ticket.runs = runs;
-                        entry.want = want;
-                    }
-                    Err(why) => {
-                        self.refused.push((entry.ticket, why));
-                        continue;
-                    }
-                }
+                let entry = self.with_segments(entry, found);
+                self.waiting.extend(entry);
+            } else {
+                self.waiting.push_back(entry);
             }
-            self.waiting.push_back(entry);
         }
         true
     }

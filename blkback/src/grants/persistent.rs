@@ -163,6 +163,24 @@ impl<M: SharedMem> Persistent<M> {
         Some(())
     }
 
+    /// Reads the beginning of a page. `false` if it is not mapped.
+    pub(crate) fn read<P: Platform<Mapping = M>>(
+        &mut self,
+        platform: &P,
+        peer: DomId,
+        gref: GrantRef,
+        to: &mut [u8],
+        stats: &Stats,
+    ) -> bool {
+        match self.page(platform, peer, gref, stats) {
+            Some(page) if to.len() <= page.len() => {
+                page.read(0, to);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Moves the data of a request through the mappings. `false` if not all of its pages are mapped: it is copied then, all of
     /// it once more.
     pub(super) fn move_data<P: Platform<Mapping = M>>(

@@ -1,5 +1,5 @@
-//! The time as a process counts it. To read it may be a system call, as under Xen: once for each time that a thread wakes, and once for
-//! each batch of answers.
+//! The time as a process counts it. A thread looks at it when it has woken and once for each batch of answers: where the processor's
+//! counter is of no use each look is a system call.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};

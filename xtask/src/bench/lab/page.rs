@@ -13,7 +13,7 @@ Written by `cargo xtask bench lab --docs`. Instructions per request of a Linux 6
 dom0 serves from a ram disk (brd), with direct I/O, under Xen 4.17 on QEMU with `-icount`: its clock counts the instructions
 of one processor, so the figures are those of the code and do not depend on the machine that emulates it. They say nothing
 about caches, interrupts or traps of real hardware. Each figure is the difference of two runs with different counts of
-requests. *Guest* and *backend's domain* are what Xen gives as their time, what it does for them itself included, and
+requests, after a load that has the guest use all the pages that it will use. *Guest* and *backend's domain* are what Xen gives as their time, what it does for them itself included, and
 *machine* is their sum; *its process* is the part of the process or kernel thread that serves the disk. A repeated string
 instruction counts once per repetition, so copies weigh more here than on hardware.
 
