@@ -93,6 +93,7 @@ fn persistent_grants_the_same_page_many_times_in_one_request() {
 #[test]
 fn persistent_grants_carry_every_page_of_an_indirect_request() {
     let (mut rig, mut guest, bystander) = scene();
+    let (before, copies) = (rig.usage().mapped, rig.world.counts(BACK).copies);
     let (table, data) = (pages(&guest, 1), pages(&guest, 120));
     let runs: Vec<_> = data.iter().map(|page| (page.grant_ref(), 0, 7)).collect();
     write_segments(&table[0], 0, &runs);
@@ -108,6 +109,27 @@ fn persistent_grants_carry_every_page_of_an_indirect_request() {
     for (number, page) in data.iter().enumerate() {
         assert_eq!(bytes(page), [number as u8 + 1; 4096]);
     }
+    assert_eq!(rig.usage().mapped, before + 121, "that of the segments too");
+    assert_eq!(rig.world.counts(BACK).copies, copies);
+    rig.recovers(guest, bystander);
+}
+
+#[test]
+fn persistent_grants_segments_that_cannot_be_mapped_so_are_copied() {
+    let (mut rig, mut guest, bystander) = scene();
+    let (before, copies) = (rig.usage().mapped, rig.world.counts(BACK).copies);
+    let table = guest.sim.alloc(BACK, Access::ReadOnly).expect("a page");
+    let data = pages(&guest, 20);
+    let runs: Vec<_> = data.iter().map(|page| (page.grant_ref(), 0, 7)).collect();
+    write_segments(&table, 0, &runs);
+    data.iter().for_each(|page| page.write(0, &[9; 4096]));
+    let table = [table.grant_ref()];
+    let status = guest.ask(&mut rig, &indirect(1, Op::WRITE, 0, 20, &table));
+    assert_eq!(status, Status::OKAY);
+    let disk = rig.disks.of(&guest.back_dir);
+    assert_eq!(disk.borrow().bytes[..20 * 4096], [9; 20 * 4096]);
+    assert_eq!(rig.usage().mapped, before + 20);
+    assert_eq!(rig.world.counts(BACK).copies, copies + 1);
     rig.recovers(guest, bystander);
 }
 
