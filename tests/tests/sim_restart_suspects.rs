@@ -185,3 +185,45 @@ fn a_barrier_that_is_a_suspect_waits_for_the_other_rings_of_its_disk() {
         bystander.round_trip(&mut rig, 4);
     }
 }
+
+#[test]
+fn a_barrier_that_waits_is_not_blamed_for_what_it_waits_for() {
+    let mut rig = rig();
+    let (guest, mut rings) = rig.with_rings(7, 2);
+    let disk = rig.disks.of(&guest.back_dir);
+    disk.borrow_mut().hold = true;
+    assert!(rings[1].push(&write(1, 8, guest.page.grant_ref())));
+    rings[1].kick();
+    rig.settle();
+    assert!(rings[0].push(&barrier(&guest, 2)));
+    rings[0].kick();
+    rig.settle();
+    for _ in 0..3 {
+        assert_eq!(disk.borrow().held(), 1, "the write");
+        rig = rig.restarted();
+        rig.settle();
+    }
+    disk.borrow_mut().hold = false;
+    disk.borrow_mut().release();
+    rig.settle();
+    assert_eq!(ids(&mut rings[1]), [(1, Status::ERROR)]);
+    assert_eq!(ids(&mut rings[0]), [(2, Status::OKAY)]);
+}
+
+#[test]
+fn a_barrier_whose_time_has_come_is_blamed() {
+    let mut rig = rig();
+    let (guest, mut rings) = rig.with_rings(7, 2);
+    let disk = rig.disks.of(&guest.back_dir);
+    disk.borrow_mut().hold = true;
+    assert!(rings[0].push(&barrier(&guest, 1)));
+    rings[0].kick();
+    rig.settle();
+    for _ in 0..3 {
+        assert_eq!(disk.borrow().held(), 1, "its first flush");
+        rig = rig.restarted();
+        rig.settle();
+    }
+    assert_eq!(disk.borrow().held(), 0);
+    assert_eq!(ids(&mut rings[0]), [(1, Status::ERROR)]);
+}

@@ -91,6 +91,12 @@ impl Barriers {
         });
     }
 
+    /// Whether it is the barrier that was taken.
+    pub(super) fn keeps(&self, ticket: &Ticket) -> bool {
+        let taken = self.taken.as_ref();
+        taken.is_some_and(|barrier| barrier.number == ticket.entry.number())
+    }
+
     /// Keeps the request of a barrier, with its data, until its time comes; any other comes back.
     pub(super) fn keep(&mut self, ticket: Ticket, io: Io) -> Option<(Ticket, Io)> {
         match &mut self.taken {
@@ -195,6 +201,7 @@ impl<P: Platform, J: Journal> Engine<P, J> {
         {
             let number = open.number;
             open.phase = Phase::Before(epoch);
+            self.journal.restart(&ticket.entry);
             self.table.put(ticket);
             self.backlog.push_back(Io {
                 tag: Tag::new(number),

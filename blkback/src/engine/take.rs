@@ -178,6 +178,9 @@ impl<P: Platform, J: Journal> Engine<P, J> {
                 answered = answered.saturating_add(1);
                 continue;
             }
+            if self.barriers.keeps(&ticket) && !weakened!("journal_barrier_rests") {
+                self.journal.rest(&ticket.entry);
+            }
             let Some((ticket, io)) = self.barriers.keep(ticket, io) else {
                 continue;
             };

@@ -77,7 +77,7 @@ pub(super) const ENTRY_REQUEST: usize = 2;
 pub(super) const REQUEST: usize = 14;
 /// What the rest of the word says counts.
 pub(super) const USED: u64 = 1 << 32;
-/// An earlier process left it, and nothing was done about it since.
+/// Nobody is at work on it: an earlier process left it and nothing was done about it since, or it waits for others.
 pub(super) const WAITING: u64 = 1 << 33;
 /// Where an entry's number of crashes lies in its first word.
 pub(super) const CRASHES: u32 = 40;

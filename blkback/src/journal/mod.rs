@@ -70,7 +70,10 @@ pub trait Journal {
     /// Notes that a request of an earlier process waits for its turn, and at how many crashes it was in flight.
     fn wait(&mut self, slot: &Slot, crashes: u8);
 
-    /// Notes that a request that waited is about to be done once more.
+    /// Notes that a request waits for others: until it goes on, a crash is not its.
+    fn rest(&mut self, slot: &Slot);
+
+    /// Notes that a request that waited is about to be done, or goes on.
     fn restart(&mut self, slot: &Slot);
 
     /// Notes that the entry's answer goes to `rsp` of the ring, before it is written there.
@@ -106,6 +109,7 @@ impl Journal for Unjournaled {
     }
     fn commit(&mut self, _: RingIndex) {}
     fn wait(&mut self, _: &Slot, _: u8) {}
+    fn rest(&mut self, _: &Slot) {}
     fn restart(&mut self, _: &Slot) {}
     fn answer(&mut self, _: &Slot, _: RingIndex, _: Status) {}
     fn publish(&mut self, _: RingIndex, _: RingIndex) {}
@@ -143,6 +147,11 @@ impl<J: Journal> Journal for Option<J> {
     fn wait(&mut self, slot: &Slot, crashes: u8) {
         if let Some(journal) = self {
             journal.wait(slot, crashes);
+        }
+    }
+    fn rest(&mut self, slot: &Slot) {
+        if let Some(journal) = self {
+            journal.rest(slot);
         }
     }
     fn restart(&mut self, slot: &Slot) {

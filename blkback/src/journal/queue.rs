@@ -79,6 +79,11 @@ impl<W: Words> Journal for Queue<W> {
         self.words.store(at, word);
     }
 
+    fn rest(&mut self, slot: &Slot) {
+        let at = self.entry(slot.number(), ENTRY_INDEX);
+        self.words.store(at, self.words.load(at) | WAITING);
+    }
+
     fn restart(&mut self, slot: &Slot) {
         let at = self.entry(slot.number(), ENTRY_INDEX);
         self.words.store(at, self.words.load(at) & !WAITING);
