@@ -401,3 +401,55 @@ fn requests_that_are_done_at_once_do_not_meet() {
         all_at_once(&images, &name, BYTES / 512, Disk::new(Box::new(disk)), seed);
     }
 }
+
+/// Where a big-endian field of the header, or of a table, is, and what it says.
+fn field(bytes: &[u8], at: usize) -> usize {
+    let field = bytes[at..].first_chunk().expect("its length");
+    (u64::from_be_bytes(*field) & 0x00ff_ffff_ffff_fe00) as usize
+}
+
+/// Has every table of a small image count as free, as when a process ended before it wrote the count.
+fn count_tables_as_free(path: &Path, bits: usize, cluster: usize) {
+    let mut bytes = std::fs::read(path).expect("reads");
+    let (l1, blocks) = (field(&bytes, 40), field(&bytes, 48));
+    let (table, block) = (field(&bytes, l1), field(&bytes, blocks));
+    for place in [0, l1, blocks, table, block] {
+        let bit = place / cluster * bits;
+        for bit in bit..bit + bits {
+            // The bits of a byte from the lowest on; of more than one all are cleared.
+            bytes[block + bit / 8] &= !(1 << (bit % 8));
+        }
+    }
+    std::fs::write(path, &bytes).expect("writes");
+}
+
+#[test]
+fn tables_that_count_as_free_are_counted_before_anything_is_allocated() {
+    let Some(images) = Images::new() else { return };
+    let mut number = 0;
+    for bits in [1, 2, 8, 16, 64] {
+        for cluster in [4096, 65536] {
+            number += 1;
+            let options = format!("refcount_bits={bits},cluster_size={cluster}");
+            let path = images.create(&format!("counts-{number}"), &["-o", &options], 1 << 20);
+            qemu_io(&path, &["write -P 5 0 64k"]);
+            count_tables_as_free(&path, bits, cluster);
+            let cached = number % 3 == 0;
+            let image = if cached {
+                rw(&path)
+            } else {
+                direct(&path, true)
+            };
+            let disk = Qcow2::new(image, Vec::new(), false).expect("a disk");
+            let mut disk = Disk::new(Box::new(disk));
+            for nth in 2..12u64 {
+                let sector = Sector::new(nth * 128);
+                let done = one(&mut disk, io(1, IoOp::Write(sector), 8, nth));
+                assert_eq!(done.result, Ok(()));
+            }
+            drop(disk);
+            check(&path);
+            qemu_io(&path, &["read -P 5 0 64k"]);
+        }
+    }
+}

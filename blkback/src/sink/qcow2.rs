@@ -2,14 +2,16 @@
 //!
 //! `imago` reads and writes them, on threads, with files that were opened for it: what an image's header names is never opened.
 //! Before a write is answered the tables that make it visible are with the kernel, so that an answered write survives this
-//! process; the order in which they get there leaves the image consistent at every point.
+//! process. At every point nothing that is in use counts as free, but for tables, which are [counted](counts) when an image is opened.
+
+mod counts;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::string::{String, ToString};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::vec::Vec;
 
 use imago::file::File as Storage;
@@ -18,6 +20,7 @@ use imago::raw::Raw;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder as _, ShallowMapping};
 use ringfence_core::PAGE;
 use ringfence_core::ids::{Sector, SectorCount};
+use ringfence_core::weakened;
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -77,10 +80,15 @@ pub struct Qcow2 {
     worker: Worker,
 }
 
-/// The header's first fields, which say what the image can do.
+/// The header's first fields, which say what the image can do and where its tables are.
 struct Head {
     version: u32,
     cluster_bits: u32,
+    l1_entries: u32,
+    l1_offset: u64,
+    refcount_offset: u64,
+    refcount_clusters: u32,
+    refcount_order: u32,
 }
 
 impl Head {
@@ -94,12 +102,19 @@ impl Head {
             let field = page.bytes().get(at..).and_then(|rest| rest.first_chunk());
             field.map_or(0, |field| u32::from_be_bytes(*field))
         };
-        if read < 24 || be(0) != 0x5146_49fb {
+        let be64 = |at: usize| u64::from(be(at)) << 32 | u64::from(be(at.saturating_add(4)));
+        if read < 72 || be(0) != 0x5146_49fb {
             return Err(io::Error::other("no magic number of the format"));
         }
+        let version = be(4);
         Ok(Self {
-            version: be(4),
+            version,
             cluster_bits: be(20),
+            l1_entries: be(36),
+            l1_offset: be64(40),
+            refcount_offset: be64(48),
+            refcount_clusters: be(56),
+            refcount_order: if version < 3 { 4 } else { be(96) },
         })
     }
 }
@@ -111,6 +126,12 @@ impl Qcow2 {
     /// [`Qcow2Error`], in words for the `error` node.
     pub fn new(image: OwnedFd, below: Vec<Below>, read_only: bool) -> Result<Self, Qcow2Error> {
         let head = Head::read(&image)?;
+        if !read_only && !weakened!("qcow2_counts") {
+            let mended = counts::mend(&image, &head)?;
+            if mended > 0 {
+                tracing::info!(mended, "qcow2: tables counted as free");
+            }
+        }
         let mut chain = None;
         for one in below.into_iter().rev() {
             chain = Some(match one {
@@ -175,68 +196,70 @@ fn open(
 }
 
 /// What the threads have.
+///
+/// The library writes the count of a cluster before the table that refers to it, but only if nothing is allocated between the two: so
+/// whoever changes tables is alone with it, and so is whoever writes them to the kernel. In one table it would be alone anyway.
 struct Image {
-    /// Alone with it are discards, which take away what others may be about to read or write.
     disk: RwLock<FormatAccess<Storage>>,
     latch: Mutex<FlushLatch>,
-    /// Requests that were begun and whose changes of tables may not be with the kernel yet.
+    /// Requests that have changed tables which may not be with the kernel yet.
     unsettled: AtomicUsize,
 }
 
 impl Image {
-    fn disk(&self) -> RwLockReadGuard<'_, FormatAccess<Storage>> {
+    fn shared(&self) -> RwLockReadGuard<'_, FormatAccess<Storage>> {
         self.disk.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this writes to where the tables that are with the kernel say. They may say so since a moment ago, and not be there
-    /// yet: whoever changed them is counted first.
-    fn is_in_place(&self, io: &Io) -> bool {
-        let IoOp::Write(sector) = io.op else {
-            return false;
-        };
-        let len = u64::try_from(io.buffer.len()).unwrap_or(u64::MAX);
-        let disk = self.disk();
-        let Some(Ok(mapping)) = sector
-            .byte_offset()
-            .map(|offset| disk.get_shallow_mapping(offset, len))
-        else {
-            return false;
-        };
-        let (mapping, length) = mapping;
-        matches!(mapping, ShallowMapping::Raw { writable: true, .. })
-            && length >= len
-            && self.unsettled.load(Ordering::SeqCst) == 0
+    fn alone(&self) -> RwLockWriteGuard<'_, FormatAccess<Storage>> {
+        self.disk.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, io: &mut Io) -> Result<(), IoError> {
-        let offset = |sector: Sector| sector.byte_offset().ok_or(IoError::Range);
-        match io.op {
-            IoOp::Read(sector) => {
-                let (offset, bytes) = (offset(sector)?, io.buffer.bytes_mut());
-                failed("qcow2 read", self.disk().read(bytes, offset))
-            }
-            IoOp::Write(sector) => {
-                let (offset, bytes) = (offset(sector)?, io.buffer.bytes());
-                failed("qcow2 write", self.disk().write(bytes, offset))
-            }
-            IoOp::Discard { sector, count, .. } => {
-                let bytes = count.bytes().ok_or(IoError::Range)?;
-                let disk = self.disk.write();
-                let mut disk = disk.unwrap_or_else(PoisonError::into_inner);
-                match disk.discard_to_any(offset(sector)?, bytes) {
-                    Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                        Err(IoError::Unsupported)
-                    }
-                    result => failed("qcow2 discard", result),
-                }
-            }
-            IoOp::Flush => {
-                let disk = self.disk();
-                let written = disk.flush().and_then(|()| disk.sync());
-                let mut latch = self.latch.lock().unwrap_or_else(PoisonError::into_inner);
-                latch.pass(failed("qcow2 flush", written))
+    /// Returns whether tables are to be with the kernel before this is answered, too.
+    fn write(&self, bytes: &[u8], offset: u64) -> (Result<(), IoError>, bool) {
+        let write = |disk: &FormatAccess<Storage>| failed("qcow2 write", disk.write(bytes, offset));
+        {
+            let disk = self.shared();
+            if is_in_place(&disk, bytes.len(), offset) {
+                // They say where since a moment ago, and may not be there yet: whoever changed them was counted first.
+                return (write(&disk), self.unsettled.load(Ordering::SeqCst) > 0);
             }
         }
+        let disk = self.alone();
+        self.unsettled.fetch_add(1, Ordering::SeqCst);
+        (write(&disk), true)
+    }
+
+    fn flush(&self) -> Result<(), IoError> {
+        let flushed = self.write_tables().and_then(|()| self.shared().sync());
+        let mut latch = self.latch.lock().unwrap_or_else(PoisonError::into_inner);
+        latch.pass(failed("qcow2 flush", flushed))
+    }
+
+    fn write_tables(&self) -> io::Result<()> {
+        let disk = self.alone();
+        disk.flush()?;
+        // Nobody changes them meanwhile.
+        self.unsettled.store(0, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn discard(&self, offset: u64, bytes: u64) -> Result<(), IoError> {
+        let mut disk = self.alone();
+        self.unsettled.fetch_add(1, Ordering::SeqCst);
+        match disk.discard_to_any(offset, bytes) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Err(IoError::Unsupported),
+            result => failed("qcow2 discard", result),
+        }
+    }
+}
+
+/// Whether a write changes no table.
+fn is_in_place(disk: &FormatAccess<Storage>, len: usize, offset: u64) -> bool {
+    let len = u64::try_from(len).unwrap_or(u64::MAX);
+    match disk.get_shallow_mapping(offset, len) {
+        Ok((ShallowMapping::Raw { writable: true, .. }, mapped)) => mapped >= len,
+        _ => false,
     }
 }
 
@@ -259,18 +282,28 @@ impl Blocking for Image {
     }
 
     fn serve(&self, io: &mut Io) -> (Result<(), IoError>, bool) {
-        let changes = Self::changes(io.op) && !self.is_in_place(io);
-        if changes {
-            self.unsettled.fetch_add(1, Ordering::SeqCst);
-        }
-        (self.run(io), changes)
+        let offset = |sector: Sector| sector.byte_offset().ok_or(IoError::Range);
+        let ended = match io.op {
+            IoOp::Read(sector) => offset(sector).and_then(|offset| {
+                let bytes = io.buffer.bytes_mut();
+                failed("qcow2 read", self.shared().read(bytes, offset))
+            }),
+            IoOp::Write(sector) => match offset(sector) {
+                Ok(offset) => return self.write(io.buffer.bytes(), offset),
+                Err(error) => Err(error),
+            },
+            IoOp::Discard { sector, count, .. } => match (offset(sector), count.bytes()) {
+                (Ok(offset), Some(bytes)) => return (self.discard(offset, bytes), true),
+                _ => Err(IoError::Range),
+            },
+            IoOp::Flush => self.flush(),
+        };
+        (ended, false)
     }
 
     /// The tables go to the kernel. If that fails nobody knows of what they tell, so all that comes is settled from then on.
-    fn settle(&self, requests: usize) -> Result<(), IoError> {
-        failed("qcow2 tables", self.disk().flush())?;
-        self.unsettled.fetch_sub(requests, Ordering::SeqCst);
-        Ok(())
+    fn settle(&self) -> Result<(), IoError> {
+        failed("qcow2 tables", self.write_tables())
     }
 }
 

@@ -37,8 +37,8 @@ pub(super) trait Blocking: Send + Sync + 'static {
     /// Does this request. Whether it is answered only after [`settle`](Self::settle).
     fn serve(&self, io: &mut Io) -> (Result<(), IoError>, bool);
 
-    /// Makes all that was done so far outlive the process; so many requests wait for that.
-    fn settle(&self, requests: usize) -> Result<(), IoError>;
+    /// Makes all that was done so far outlive the process.
+    fn settle(&self) -> Result<(), IoError>;
 }
 
 /// The threads' queues.
@@ -236,7 +236,7 @@ impl Shared {
             let broken = lock(&self.todo).broken;
             let settled = match broken {
                 true => None,
-                false => self.guard(disk, || disk.settle(batch.len())),
+                false => self.guard(disk, || disk.settle()),
             };
             // What the tables would have shown is lost if that fails.
             if let Err(error) = settled.unwrap_or_else(|| Err(broken_disk::<B>())) {
@@ -318,7 +318,7 @@ mod tests {
             (Ok(()), false)
         }
 
-        fn settle(&self, _: usize) -> Result<(), IoError> {
+        fn settle(&self) -> Result<(), IoError> {
             Ok(())
         }
     }
@@ -375,8 +375,7 @@ mod tests {
             (Ok(()), io.tag.get().is_multiple_of(2))
         }
 
-        fn settle(&self, requests: usize) -> Result<(), IoError> {
-            assert_eq!(requests, THREADS / 2);
+        fn settle(&self) -> Result<(), IoError> {
             self.settled.fetch_add(1, Ordering::Relaxed);
             Err(IoError::FlushLost)
         }
