@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::string::{String, ToString};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::vec::Vec;
 
@@ -160,7 +160,7 @@ impl Qcow2 {
         let worker = Worker::new(Image {
             disk: RwLock::new(disk),
             latch: Mutex::default(),
-            unsettled: AtomicUsize::new(0),
+            unsettled: AtomicBool::new(false),
         });
         Ok(Self {
             geometry,
@@ -202,8 +202,8 @@ fn open(
 struct Image {
     disk: RwLock<FormatAccess<Storage>>,
     latch: Mutex<FlushLatch>,
-    /// Requests that have changed tables which may not be with the kernel yet.
-    unsettled: AtomicUsize,
+    /// Whether tables were changed that may not be with the kernel yet.
+    unsettled: AtomicBool,
 }
 
 impl Image {
@@ -221,12 +221,12 @@ impl Image {
         {
             let disk = self.shared();
             if is_in_place(&disk, bytes.len(), offset) {
-                // They say where since a moment ago, and may not be there yet: whoever changed them was counted first.
-                return (write(&disk), self.unsettled.load(Ordering::SeqCst) > 0);
+                // Tables that say where since a moment ago may not be there yet.
+                return (write(&disk), self.unsettled.load(Ordering::SeqCst));
             }
         }
         let disk = self.alone();
-        self.unsettled.fetch_add(1, Ordering::SeqCst);
+        self.unsettled.store(true, Ordering::SeqCst);
         (write(&disk), true)
     }
 
@@ -240,13 +240,13 @@ impl Image {
         let disk = self.alone();
         disk.flush()?;
         // Nobody changes them meanwhile.
-        self.unsettled.store(0, Ordering::SeqCst);
+        self.unsettled.store(false, Ordering::SeqCst);
         Ok(())
     }
 
     fn discard(&self, offset: u64, bytes: u64) -> Result<(), IoError> {
         let mut disk = self.alone();
-        self.unsettled.fetch_add(1, Ordering::SeqCst);
+        self.unsettled.store(true, Ordering::SeqCst);
         match disk.discard_to_any(offset, bytes) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Err(IoError::Unsupported),
             result => failed("qcow2 discard", result),
