@@ -66,9 +66,11 @@ pub(crate) fn follow_page() -> Result<PathBuf> {
     }
     fs::create_dir_all(&beside)?;
     let here = beside.join("ringfence");
-    if !here.exists() {
-        std::os::unix::fs::symlink(root(), &here)?;
+    // Of another checkout, if it was one that built here last.
+    if here.is_symlink() {
+        fs::remove_file(&here)?;
     }
+    std::os::unix::fs::symlink(root(), &here)?;
     let target = beside.join("target");
     let mut shell = Command::new("sh");
     shell
